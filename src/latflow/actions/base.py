@@ -1,0 +1,104 @@
+"""Actions: real functions S of a field, with weight exp(-S), that add and scale."""
+
+from __future__ import annotations
+
+import abc
+
+import equinox as eqx
+from jaxtyping import Array, Float, Inexact
+
+from latflow.groups import AbstractGroup, RealLine
+from latflow.lattice import Geometry
+
+Field = Inexact[Array, "..."]
+
+
+class AbstractAction(eqx.Module):
+    """S(field) of one configuration (batches come from `jax.vmap`).
+
+    `geometry` and `group` describe the field: the real line for scalars `(*lattice)`, U(1) or SU(N) for links
+    `(*colour, Nd, *lattice)`.
+    """
+
+    geometry: eqx.AbstractVar[Geometry]
+    group: eqx.AbstractVar[AbstractGroup]
+
+    @abc.abstractmethod
+    def __call__(self, field: Field) -> Float[Array, ""]:
+        """S, a real scalar."""
+
+    def value_and_force(self, field: Field) -> tuple[Float[Array, ""], Field]:
+        """(S, F) with dS(exp(i eps X) U)/d eps = <F, X>: the momentum update is P <- P - eps F."""
+        return self.group.gradient(self, field)
+
+    def force(self, field: Field) -> Field:
+        return self.value_and_force(field)[1]
+
+    @property
+    def field_shape(self) -> tuple[int, ...]:
+        """Shape of one configuration."""
+        return field_shape(self.group, self.geometry)
+
+    def __add__(self, other: AbstractAction) -> AbstractAction:
+        return Sum((self, other))
+
+    def __mul__(self, factor: float | Array) -> AbstractAction:
+        return Scaled(self, factor)
+
+    __rmul__ = __mul__
+
+
+def field_shape(group: AbstractGroup, geometry: Geometry) -> tuple[int, ...]:
+    """Shape of one configuration: a number per site on the real line, otherwise a group element per link."""
+    if isinstance(group, RealLine):
+        return geometry.shape
+    return (*group.colour_shape, geometry.Nd, *geometry.shape)
+
+
+class Sum(AbstractAction):
+    """S_1 + S_2 + ... of actions on the same field. Raises ValueError if geometries or groups differ."""
+
+    terms: tuple[AbstractAction, ...]
+    geometry: Geometry = eqx.field(static=True)
+    group: AbstractGroup
+
+    def __init__(self, terms: tuple[AbstractAction, ...]):
+        first = terms[0]
+        for term in terms[1:]:
+            if term.geometry != first.geometry or term.group != first.group:
+                raise ValueError(
+                    f"cannot add actions of different fields: {first.geometry.shape} {first.group} and "
+                    f"{term.geometry.shape} {term.group}"
+                )
+        self.terms = terms
+        self.geometry = first.geometry
+        self.group = first.group
+
+    def __call__(self, field: Field) -> Float[Array, ""]:
+        return sum((term(field) for term in self.terms[1:]), self.terms[0](field))
+
+    def value_and_force(self, field: Field) -> tuple[Float[Array, ""], Field]:
+        pairs = [term.value_and_force(field) for term in self.terms]
+        return sum(s for s, _ in pairs), sum(f for _, f in pairs)  # type: ignore[return-value]
+
+
+class Scaled(AbstractAction):
+    """factor * S."""
+
+    term: AbstractAction
+    factor: float | Float[Array, ""]
+    geometry: Geometry = eqx.field(static=True)
+    group: AbstractGroup
+
+    def __init__(self, term: AbstractAction, factor: float | Array):
+        self.term = term
+        self.factor = factor
+        self.geometry = term.geometry
+        self.group = term.group
+
+    def __call__(self, field: Field) -> Float[Array, ""]:
+        return self.factor * self.term(field)
+
+    def value_and_force(self, field: Field) -> tuple[Float[Array, ""], Field]:
+        value, force = self.term.value_and_force(field)
+        return self.factor * value, self.factor * force

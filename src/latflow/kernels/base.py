@@ -1,0 +1,38 @@
+"""The interface of Markov-chain kernels: pure, vmappable over chains and replicas."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float, Inexact, PRNGKeyArray
+
+
+class State(NamedTuple):
+    """What the next step needs: the configuration, its action, and the force if the kernel caches one (else None)."""
+
+    field: Inexact[Array, "..."]
+    action: Float[Array, ""]
+    force: Any = None
+
+
+class Info(NamedTuple):
+    """Diagnostics of one step. `acceptance` is the acceptance probability (or fraction, for local updates) in [0, 1]."""
+
+    acceptance: Float[Array, ""]
+    accepted: Bool[Array, ""]
+    delta_action: Float[Array, ""]
+    finite: Bool[Array, ""]
+
+
+class AbstractKernel(eqx.Module):
+    """One Markov step that leaves exp(-S) invariant."""
+
+    @abc.abstractmethod
+    def init(self, field: Inexact[Array, "..."]) -> State:
+        """State for a starting configuration."""
+
+    @abc.abstractmethod
+    def step(self, key: PRNGKeyArray, state: State) -> tuple[State, Info]:
+        """The next state and the diagnostics of the step."""

@@ -1,0 +1,47 @@
+"""The flow density: a prior pushed through a bijection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact, PRNGKeyArray
+
+from latflow.flows.base import AbstractBijection
+from latflow.models.prior import AbstractPrior
+
+Field = Inexact[Array, "..."]
+
+
+class FlowModel(eqx.Module):
+    """q(y) = r(f^-1(y)) |det df^-1/dy| for a prior r and a bijection f.
+
+    Batches are mapped with the batch axis LAST inside (contiguous in memory, which is what the CPU wants, see
+    docs/performance.md) and FIRST at the interface.
+    """
+
+    prior: AbstractPrior
+    bijection: AbstractBijection
+
+    def sample_and_log_q(self, key: PRNGKeyArray, context: Any = None) -> tuple[Field, Float[Array, ""]]:
+        """One configuration y and log q(y)."""
+        z, log_r = self.prior.sample_and_log_density(key)
+        y, log_det = self.bijection.forward_and_log_det(z, context)
+        return y, log_r - log_det
+
+    def log_q(self, y: Field, context: Any = None) -> Float[Array, ""]:
+        """log q(y) of any configuration."""
+        z, log_det = self.bijection.inverse_and_log_det(y, context)
+        return self.prior.log_density(z) + log_det
+
+    def sample_batch(self, key: PRNGKeyArray, size: int) -> tuple[Inexact[Array, "batch ..."], Float[Array, " batch"]]:
+        """`size` independent configurations (batch axis first) and their log q."""
+        keys = jax.random.split(key, size)
+        y, log_q = jax.vmap(self.sample_and_log_q, out_axes=(-1, 0))(keys)
+        return jnp.moveaxis(y, -1, 0), log_q
+
+    def log_q_batch(self, y: Inexact[Array, "batch ..."]) -> Float[Array, " batch"]:
+        """log q of a batch of configurations (batch axis first)."""
+        return jax.vmap(self.log_q, in_axes=-1)(jnp.moveaxis(y, 0, -1))
