@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import abc
+import functools
+import operator
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from latflow.groups import AbstractGroup, RealLine
@@ -27,9 +30,12 @@ class AbstractAction(eqx.Module):
     def __call__(self, field: Field) -> Float[Array, ""]:
         """S, a real scalar."""
 
+    @abc.abstractmethod
     def value_and_force(self, field: Field) -> tuple[Float[Array, ""], Field]:
-        """(S, F) with dS(exp(i eps X) U)/d eps = <F, X>: the momentum update is P <- P - eps F."""
-        return self.group.gradient(self, field)
+        """(S, F) with dS(exp(i eps X) U)/d eps = <F, X>: the momentum update is P <- P - eps F.
+
+        An action without a closed form of its force returns `autodiff_value_and_force(self, field)`.
+        """
 
     def force(self, field: Field) -> Field:
         return self.value_and_force(field)[1]
@@ -39,13 +45,23 @@ class AbstractAction(eqx.Module):
         """Shape of one configuration."""
         return field_shape(self.group, self.geometry)
 
-    def __add__(self, other: AbstractAction) -> AbstractAction:
+    def __add__(self, other: AbstractAction) -> Sum:
         return Sum((self, other))
 
-    def __mul__(self, factor: float | Array) -> AbstractAction:
+    def __mul__(self, factor: float | Array) -> Scaled:
         return Scaled(self, factor)
 
     __rmul__ = __mul__
+
+
+def autodiff_value_and_force(action: AbstractAction, field: Field) -> tuple[Float[Array, ""], Field]:
+    """(S, F) of any action by reverse-mode differentiation, projected on the algebra."""
+    return action.group.gradient(action, field)
+
+
+def coupling(value: float | Array, field: Field) -> Float[Array, ""]:
+    """A coupling in the real precision of `field`, so that a float64 coupling does not promote a float32 action."""
+    return jnp.asarray(value, jnp.finfo(field.dtype).dtype)
 
 
 def field_shape(group: AbstractGroup, geometry: Geometry) -> tuple[int, ...]:
@@ -63,6 +79,8 @@ class Sum(AbstractAction):
     group: AbstractGroup
 
     def __init__(self, terms: tuple[AbstractAction, ...]):
+        if not terms:
+            raise ValueError("a sum of actions needs at least one term")
         first = terms[0]
         for term in terms[1:]:
             if term.geometry != first.geometry or term.group != first.group:
@@ -75,15 +93,15 @@ class Sum(AbstractAction):
         self.group = first.group
 
     def __call__(self, field: Field) -> Float[Array, ""]:
-        return sum((term(field) for term in self.terms[1:]), self.terms[0](field))
+        return functools.reduce(operator.add, [term(field) for term in self.terms])
 
     def value_and_force(self, field: Field) -> tuple[Float[Array, ""], Field]:
-        pairs = [term.value_and_force(field) for term in self.terms]
-        return sum(s for s, _ in pairs), sum(f for _, f in pairs)  # type: ignore[return-value]
+        values, forces = zip(*[term.value_and_force(field) for term in self.terms], strict=True)
+        return functools.reduce(operator.add, values), functools.reduce(operator.add, forces)
 
 
 class Scaled(AbstractAction):
-    """factor * S."""
+    """factor * S; the factor may be a traced scalar."""
 
     term: AbstractAction
     factor: float | Float[Array, ""]
@@ -97,8 +115,9 @@ class Scaled(AbstractAction):
         self.group = term.group
 
     def __call__(self, field: Field) -> Float[Array, ""]:
-        return self.factor * self.term(field)
+        return coupling(self.factor, field) * self.term(field)
 
     def value_and_force(self, field: Field) -> tuple[Float[Array, ""], Field]:
         value, force = self.term.value_and_force(field)
-        return self.factor * value, self.factor * force
+        factor = coupling(self.factor, field)
+        return factor * value, factor * force

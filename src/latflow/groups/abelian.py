@@ -7,7 +7,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from latflow.groups.base import AbstractGroup
 
@@ -61,6 +61,15 @@ class U1(_AbstractAbelian):
 
     Nc: int = eqx.field(default=1, static=True)
 
+    def embed(self, a: Float[Array, "..."]) -> Complex[Array, "..."]:
+        return jax.lax.complex(jnp.cos(a), jnp.sin(a))
+
+    def project(self, w: Complex[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.angle(w)
+
+    def trace_gradient(self, w: Complex[Array, "..."]) -> Float[Array, "..."]:
+        return -jnp.imag(w)
+
     def re_trace(self, a: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.cos(a)
 
@@ -75,6 +84,15 @@ class RealLine(_AbstractAbelian):
     """(R, +) for scalar fields. It has no normalisable invariant measure, so `haar` raises ValueError."""
 
     Nc: int = eqx.field(default=1, static=True)
+
+    def embed(self, a: Float[Array, "..."]) -> Float[Array, "..."]:
+        return a
+
+    def project(self, w: Float[Array, "..."]) -> Float[Array, "..."]:
+        return w
+
+    def trace_gradient(self, w: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.ones_like(w)
 
     def re_trace(self, a: Float[Array, "..."]) -> Float[Array, "..."]:
         return a

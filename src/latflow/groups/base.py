@@ -12,10 +12,11 @@ import abc
 from collections.abc import Callable
 
 import equinox as eqx
-from jaxtyping import Array, Inexact, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
 Element = Inexact[Array, "..."]
 Algebra = Inexact[Array, "..."]
+Matrix = Inexact[Array, "..."]
 
 
 class AbstractGroup(eqx.Module):
@@ -44,6 +45,19 @@ class AbstractGroup(eqx.Module):
     @abc.abstractmethod
     def adjoint(self, a: Element) -> Element:
         """Pointwise inverse a^dagger."""
+
+    @abc.abstractmethod
+    def embed(self, a: Element) -> Matrix:
+        """The element as an element of a linear space, in which sums make sense: complex matrices for SU(N), exp(i theta) for
+        U(1), the number itself on the real line."""
+
+    @abc.abstractmethod
+    def project(self, w: Matrix) -> Element:
+        """The group element nearest to w (Frobenius norm), i.e. the one with the largest Re tr(U^dagger w)."""
+
+    @abc.abstractmethod
+    def trace_gradient(self, w: Matrix) -> Algebra:
+        """G with d/d eps Re Tr[exp(i eps X) w] at 0 = <G, X> for every X; w = U A gives the staple force."""
 
     @abc.abstractmethod
     def re_trace(self, a: Element) -> Float[Array, "..."]:

@@ -1,0 +1,72 @@
+"""The Wilson gauge action, Eq. (2) of 2207.08945 (K. G. Wilson, Phys. Rev. D 10, 2445)."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from latflow.actions.base import AbstractAction, coupling
+from latflow.groups import U1, AbstractGroup, RealLine
+from latflow.lattice import Geometry, component, shift
+from latflow.loops import plaquette, staple_sum
+
+Links = Inexact[Array, "..."]
+
+
+class WilsonGauge(AbstractAction):
+    """S = -(beta/Nc) sum_x sum_{mu<nu} Re Tr P_{mu nu}(x) for U(1) (Nc = 1) and SU(N), in two or more dimensions.
+
+    `beta` may be a traced scalar (annealing, derivatives with respect to the coupling) and may be negative: the group is
+    compact, so every real coupling defines a normalisable weight. Links `(*colour, Nd, *lattice)`.
+
+    Force, in the convention dS(exp(i eps X) U)/d eps = <F, X>: with A_mu(x) the staple sum,
+      SU(N): F_mu(x) = (beta / 4 Nc) [ -i(W - W^dagger) - trace part ],  W = U_mu(x) A_mu(x);
+      U(1):  F_mu(x) = beta sum_{nu != mu} [ sin P_{mu nu}(x) - sin P_{mu nu}(x - nu) ].
+
+    Raises ValueError for fewer than two dimensions or for a scalar field.
+    """
+
+    geometry: Geometry = eqx.field(static=True)
+    group: AbstractGroup
+    beta: float | Float[Array, ""]
+
+    def __check_init__(self) -> None:
+        if self.geometry.Nd < 2:
+            raise ValueError(f"the Wilson action needs at least two dimensions, got the lattice {self.geometry.shape}")
+        if isinstance(self.group, RealLine):
+            raise ValueError("the Wilson action needs links in a compact group, not a scalar field")
+
+    def __call__(self, field: Links) -> Float[Array, ""]:
+        total = sum(
+            jnp.sum(self.group.re_trace(plaquette(self.group, self.geometry, field, mu, nu))) for mu, nu in self.geometry.planes
+        )
+        return self._prefactor(field) * total
+
+    def value_and_force(self, field: Links) -> tuple[Float[Array, ""], Links]:
+        if isinstance(self.group, U1):
+            return self._abelian(field)
+        group, geometry = self.group, self.geometry
+        total, forces = jnp.zeros((), jnp.finfo(field.dtype).dtype), []
+        for mu in range(geometry.Nd):
+            w = group.multiply(component(field, mu, geometry.Nd), staple_sum(group, geometry, field, mu))
+            total = total + jnp.sum(group.re_trace(w))
+            forces.append(group.trace_gradient(w))
+        prefactor = self._prefactor(field)
+        # each plaquette contains four links
+        return prefactor * total / 4, prefactor * jnp.stack(forces, axis=-geometry.Nd - 1)
+
+    def _abelian(self, theta: Float[Array, "..."]) -> tuple[Float[Array, ""], Float[Array, "..."]]:
+        Nd = self.geometry.Nd
+        total, forces = jnp.zeros((), theta.dtype), [jnp.zeros_like(component(theta, mu, Nd)) for mu in range(Nd)]
+        for mu, nu in self.geometry.planes:
+            angle = plaquette(self.group, self.geometry, theta, mu, nu)
+            total = total + jnp.sum(jnp.cos(angle))
+            sine = jnp.sin(angle)
+            forces[mu] = forces[mu] + sine - shift(sine, nu, Nd, -1)
+            forces[nu] = forces[nu] - sine + shift(sine, mu, Nd, -1)
+        prefactor = self._prefactor(theta)
+        return prefactor * total, -prefactor * jnp.stack(forces)
+
+    def _prefactor(self, field: Links) -> Float[Array, ""]:
+        return -coupling(self.beta, field) / self.group.Nc
