@@ -1,0 +1,1 @@
+"""The application: configuration, command line, stages and report, built on the library below it."""

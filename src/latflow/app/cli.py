@@ -1,0 +1,216 @@
+"""The command line. Nothing heavy is imported here: `--help` and completion answer at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from latflow.app import recipes_index
+
+app = typer.Typer(
+    name="latflow",
+    help="Exact sampling of lattice field theories with trained flows.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog=(
+        "Exit status: 0 done, 2 a mistake or a fault (one message says what to do), 130 or 143 stopped by Ctrl-C or SIGTERM "
+        "after a checkpoint: the same command resumes."
+    ),
+)
+
+
+def _complete_target(incomplete: str) -> list[str]:
+    return [name for name in recipes_index.names() if name.startswith(incomplete)]
+
+
+def _complete_setting(incomplete: str) -> list[str]:
+    from latflow.app.config.schema import paths
+
+    return [f"{path}=" for path in paths() if path.startswith(incomplete)]
+
+
+Target = Annotated[
+    str, typer.Argument(metavar="RECIPE|FILE.toml|RUN_DIR", help="What to run.", autocompletion=_complete_target)
+]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory.")]
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe.", autocompletion=_complete_target)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change a setting, e.g. train.batch_size=128. Repeatable.",
+        autocompletion=_complete_setting,
+    ),
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Run directory [default: runs/NAME].")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of all random numbers.")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh/--resume", help="Discard what the run directory holds, or continue it [default: --resume].")
+]
+Device = Annotated[str | None, typer.Option("--device", metavar="cpu|gpu", help="Where to compute.")]
+Precision = Annotated[str | None, typer.Option("--precision", metavar="single|double", help="Precision of the fields.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"latflow {version('latflow')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
+
+
+def _guarded(action: Callable[[Any], int | None], as_json: bool, quiet: bool, debug: bool) -> None:
+    """Run a command: its result on stdout, a mistake as one message, the exit status."""
+    from latflow.app.output import Output
+    from latflow.errors import Interrupted
+
+    with Output(as_json, quiet).guard() as output:
+        try:
+            status = action(output) or 0
+        except Exception as error:
+            if debug:
+                raise
+            message, status = explain(error), 128 + error.signum if isinstance(error, Interrupted) else 2
+            output.emit({"error": message, "exit_status": status}) if as_json else print(f"Error: {message}", file=sys.stderr)
+    raise typer.Exit(status)
+
+
+def explain(error: Exception) -> str:
+    """What the user reads instead of a traceback."""
+    import errno
+
+    from latflow.errors import LatflowError
+
+    if isinstance(error, LatflowError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = f" while writing {error.filename}" if error.filename else ""
+        return f"the disk is full{where}. Earlier data are intact: free some space and run the same command again to resume."
+    if isinstance(error, OSError):
+        return str(error)
+    return f"{type(error).__name__}: {error}\nThis is a bug, not a mistake of yours; --debug shows where it happened."
+
+
+def _stage_command(name: str, summary: str) -> None:
+    def command(
+        target: Target,
+        settings: Settings = None,
+        out: Out = None,
+        seed: Seed = None,
+        fresh: Fresh = False,
+        device: Device = None,
+        precision: Precision = None,
+        quiet: Quiet = False,
+        as_json: Json = False,
+        debug: Debug = False,
+    ) -> None:
+        def action(output: Any) -> int | None:
+            from latflow.app.session import execute
+
+            overrides = list(settings or ())
+            for key, value in (("seed", seed), ("device", device), ("precision", precision)):
+                if value is not None:
+                    overrides.append(f"{key}={value}")
+            return execute(name, target, overrides, out, fresh, output)
+
+        _guarded(action, as_json, quiet, debug)
+
+    app.command(name, help=summary)(command)
+
+
+for _name, _summary in {
+    "run": "Train a flow (or resume), draw an exact ensemble, measure, run the baseline, compare, write the report.",
+    "train": "Train the flow only.",
+    "sample": "Draw proposals from the trained flow and run the exact Metropolis chain.",
+    "measure": "Estimate observables with errors from the ensemble.",
+    "compare": "Run the baseline sampler and compare flow, reweighting, baseline and exact results.",
+    "report": "Write report.html from what the run directory holds.",
+}.items():
+    _stage_command(_name, _summary)
+
+
+@app.command()
+def recipes(as_json: Json = False, debug: Debug = False) -> None:
+    """List the recipes with the time they take."""
+
+    def action(output: Any) -> None:
+        rows = recipes_index.summaries()
+        if output.as_json:
+            return output.emit({"recipes": rows})
+        width = max(len(row["name"]) for row in rows)
+        times = max(len(row["expected_time"]) for row in rows)
+        for row in rows:
+            output.text(f"{row['name']:<{width}}  {row['expected_time']:<{times}}  {row['description']}")
+
+    _guarded(action, as_json, False, debug)
+
+
+@app.command()
+def show(recipe: Recipe, as_json: Json = False, debug: Debug = False) -> None:
+    """Print the full TOML of a recipe, to copy and change."""
+
+    def action(output: Any) -> None:
+        from latflow.app.targets import load
+
+        config, _ = load(recipe, [])
+        file = recipes_index.path(recipe) or Path(recipe)
+        text = file.read_text(encoding="utf-8") if file.is_file() else (file / "config.toml").read_text(encoding="utf-8")
+        if output.as_json:
+            return output.emit(
+                {"recipe": config.name, "toml": text, "config": config.model_dump(mode="json", exclude_none=True)}
+            )
+        output.text(text.rstrip("\n"))
+
+    _guarded(action, as_json, False, debug)
+
+
+@app.command()
+def inspect(run_dir: RunDir, as_json: Json = False, debug: Debug = False) -> None:
+    """Describe a run directory: configuration, progress, model, files."""
+
+    def action(output: Any) -> None:
+        from latflow.app.inspection import describe, render
+
+        description = describe(run_dir)
+        output.emit(description) if output.as_json else output.text(render(description))
+
+    _guarded(action, as_json, False, debug)
+
+
+def main() -> None:
+    """Entry point: every way to fail ends in one message, as JSON where JSON was asked for."""
+    try:
+        status = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        status = _fail("interrupted", 130)
+    except Exception as error:  # wrong options, reported by the option parser
+        if not hasattr(error, "format_message") or "--debug" in sys.argv:
+            raise
+        status = _fail(error.format_message(), getattr(error, "exit_code", 2))  # type: ignore[attr-defined]
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> int:
+    if "--json" in sys.argv:
+        import json
+
+        print(json.dumps({"error": message, "exit_status": status}))
+    else:
+        print(f"Error: {message}\nTry 'latflow --help'." if status == 2 else message, file=sys.stderr)
+    return status

@@ -1,0 +1,15 @@
+"""[flow]: the bijection between prior and target. A new flow is one class here and one row in `latflow.app.build`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from latflow.app.config.flow.identity import IdentityFlow
+from latflow.app.config.flow.scalar_coupling import ScalarCouplingFlow
+from latflow.app.config.flow.u1_coupling import U1CouplingFlow
+
+__all__ = ["Flow", "IdentityFlow", "ScalarCouplingFlow", "U1CouplingFlow"]
+
+Flow = Annotated[IdentityFlow | U1CouplingFlow | ScalarCouplingFlow, Field(discriminator="kind")]

@@ -1,0 +1,56 @@
+"""[train]: how the flow is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from latflow.app.config.base import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Section
+
+
+class Train(Section):
+    """Optimiser, schedule, estimator, annealing, and how often to log and to checkpoint."""
+
+    steps: NonNegative = 1000
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: PositiveFloat = 1e-3
+    warmup_steps: NonNegative = 0
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
+    decay_every: Positive = 1000
+    clip_norm: PositiveFloat | None = None
+    clip_value: PositiveFloat | None = None
+    estimator: Literal["path", "plain", "forward"] = "path"
+    anneal_from: NonNegativeFloat | None = None
+    anneal_steps: NonNegative = 0
+    log_every: Positive = 10
+    checkpoint_every: Positive = 100
+    max_bad_steps: Positive = 20
+
+    def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        if self.anneal_steps and self.anneal_from is None:
+            yield "anneal_steps", "needs anneal_from, the coupling at which annealing starts"
+        if self.anneal_from is not None and not self.anneal_steps:
+            yield "anneal_from", "needs anneal_steps > 0, the number of steps over which the coupling moves to its final value"
+        if self.steps and self.warmup_steps >= self.steps:
+            yield "warmup_steps", f"the warm-up ({self.warmup_steps}) must be shorter than the training ({self.steps} steps)"
+        if self.steps and self.anneal_steps > self.steps:
+            yield "anneal_steps", f"the annealing ({self.anneal_steps}) must end within the training ({self.steps} steps)"
+        theory, flow = sections.get("theory"), sections.get("flow")
+        if self.anneal_from is not None and theory is not None and theory.kind == "phi4":
+            yield "anneal_from", "only the coupling beta of gauge theories can be annealed"
+        if self.estimator == "forward" and theory is not None and not _has_samples(theory):
+            yield (
+                "estimator",
+                '"forward" trains on exact samples, which exist for U(1) in two dimensions; use "path" or "plain"',
+            )
+        if flow is not None and flow.kind == "identity" and self.steps:
+            yield "steps", f"the identity flow has nothing to train; set steps = 0 instead of {self.steps}"
+
+
+def _has_samples(theory: Any) -> bool:
+    free = theory.kind == "phi4" and theory.lam == 0
+    return free or (theory.kind == "u1" and len(theory.lattice) == 2)
