@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -17,9 +18,25 @@ class U1CouplingFlow(FlowSection):
     advice = "use scalar-coupling for scalar fields"
     kind: Literal["u1-coupling"]
     blocks: Positive = 4
-    mask: Literal["stripes", "hierarchical", "general"] = "stripes"
-    loop: Literal["plaquette", "staples"] = "plaquette"
-    hidden: Integers = (32, 32)
+    mask: Literal["stripes", "diagonal", "coarse-to-fine"] = "stripes"
+    width: Annotated[int, Field(ge=2)] = 4
+    loop: Literal["plaquette", "staples"] = "staples"
+    conv: Integers = (16,)
+    hidden: Integers = (32,)
     kernel_size: KernelSize = 3
     bins: Annotated[int, Field(ge=2)] = 8
     remat: bool = False
+
+    def lattice_problems(self, lattice: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+        if len(lattice) < 2 or min(lattice) < 2:
+            return  # reported by the theory
+        from latflow.lattice import Geometry, coarse_to_fine, diagonal, stripes
+
+        geometry = Geometry(lattice)
+        try:
+            if self.mask == "coarse-to-fine":
+                coarse_to_fine(geometry)
+            for mu in range(geometry.Nd):
+                stripes(geometry, mu, self.width) if self.mask == "stripes" else diagonal(geometry, mu, self.width)
+        except ValueError as error:
+            yield "mask", str(error)
