@@ -1,6 +1,28 @@
 """Geometry, neighbour shifts, parity and coupling masks."""
 
 from latflow.lattice.geometry import Geometry
+from latflow.lattice.mask import (
+    AbstractMask,
+    DiagonalMask,
+    StridedMask,
+    checkerboard_sites,
+    coarse_to_fine,
+    diagonal,
+    stripes,
+    touched_plaquettes,
+)
 from latflow.lattice.shift import component, shift
 
-__all__ = ["Geometry", "component", "shift"]
+__all__ = [
+    "AbstractMask",
+    "DiagonalMask",
+    "Geometry",
+    "StridedMask",
+    "checkerboard_sites",
+    "coarse_to_fine",
+    "component",
+    "diagonal",
+    "shift",
+    "stripes",
+    "touched_plaquettes",
+]

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import abc
+import math
+from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray
+
+from latflow.groups import AbstractGroup
+from latflow.lattice import Geometry
 
 Field = Inexact[Array, "..."]
 
@@ -24,3 +31,44 @@ class AbstractPrior(eqx.Module):
     def sample_and_log_density(self, key: PRNGKeyArray) -> tuple[Field, Float[Array, ""]]:
         x = self.sample(key)
         return x, self.log_density(x)
+
+
+class HaarPrior(AbstractPrior):
+    """Independent links from the Haar measure: log density 0."""
+
+    geometry: Geometry = eqx.field(static=True)
+    group: AbstractGroup
+    dtype: Any = eqx.field(static=True, default=jnp.float32)
+
+    def sample(self, key: PRNGKeyArray) -> Field:
+        return self.group.haar(key, (self.geometry.Nd, *self.geometry.shape), self.dtype)
+
+    def log_density(self, x: Field) -> Float[Array, ""]:
+        return jnp.zeros((), jnp.finfo(self.dtype).dtype)
+
+
+class NormalPrior(AbstractPrior):
+    """Independent Gaussian sites of standard deviation `scale`."""
+
+    geometry: Geometry = eqx.field(static=True)
+    scale: float = 1.0
+    dtype: Any = eqx.field(static=True, default=jnp.float32)
+
+    def sample(self, key: PRNGKeyArray) -> Field:
+        return self.scale * jax.random.normal(key, self.geometry.shape, self.dtype)
+
+    def log_density(self, x: Field) -> Float[Array, ""]:
+        norm = self.geometry.volume * math.log(self.scale * math.sqrt(2 * math.pi))
+        return -jnp.sum((x / self.scale) ** 2) / 2 - norm
+
+
+class ExactPrior(AbstractPrior):
+    """A solved theory of `latflow.exact` (anything with `sample` and a normalised `log_density`) as a prior."""
+
+    theory: Any
+
+    def sample(self, key: PRNGKeyArray) -> Field:
+        return self.theory.sample(key)
+
+    def log_density(self, x: Field) -> Float[Array, ""]:
+        return self.theory.log_density(x)

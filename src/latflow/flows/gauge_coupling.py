@@ -1,0 +1,96 @@
+"""The gauge-equivariant coupling layer for U(1): a loop is transformed, the link through it follows.
+
+For each active link with loop angle a and frozen context c the layer applies a circle diffeomorphism f(.; c),
+
+    theta' = theta + f(a; c) - a,      log|det J| = sum_active log f'(a; c),
+
+which commutes with gauge transformations because a and c are gauge invariant (2003.06413, Eqs. 8-13).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from latflow.flows.base import AbstractBijection
+from latflow.flows.loop_view import BlockView, DiagonalView, StripeView
+from latflow.flows.spline import circular_forward, circular_inverse, num_circular_parameters
+from latflow.nets import ConvNet, PointwiseNet
+
+Theta = Float[Array, "Nd ..."]
+
+
+class U1Coupling(AbstractBijection):
+    """One layer on links `(Nd, *lattice)`. `phase` translates the mask along its compact axis (None: not at all); it is an
+    array, so that layers that differ only in phase can be scanned. Computes splines and the last network layers at active links only."""
+
+    view: StripeView | DiagonalView | BlockView = eqx.field(static=True)
+    bins: int = eqx.field(static=True)
+    odd: bool = eqx.field(static=True)
+    trunk: ConvNet | None
+    head: PointwiseNet
+    phase: Int[Array, ""] | None
+
+    def __init__(
+        self,
+        view: StripeView | DiagonalView | BlockView,
+        *,
+        key: PRNGKeyArray,
+        phase: int | None = None,
+        bins: int = 8,
+        conv: tuple[int, ...] = (16,),
+        hidden: tuple[int, ...] = (32,),
+        kernel_size: int = 3,
+        separable: bool = False,
+        dtype=jnp.float32,
+    ):
+        """`conv`: channels of the convolutions (empty for none); `hidden`: widths of the pointwise network behind them.
+        `odd` transformations (block views) have half as many free parameters and need an even number of bins."""
+        self.view, self.bins = view, bins
+        self.odd = isinstance(view, BlockView)
+        if self.odd and bins % 2:
+            raise ValueError(f"coarse-to-fine layers mirror their splines and need an even number of bins, got {bins}")
+        k0, k1 = jax.random.split(key)
+        channels = view.near_channels
+        if conv and view.far_channels:
+            Nd = view.mask.geometry.Nd
+            self.trunk = ConvNet(view.far_channels, conv, (kernel_size,) * Nd, key=k0, separable=separable, dtype=dtype)
+            channels += conv[-1]
+        else:
+            self.trunk = None
+        outputs = 3 * (bins // 2) + 1 if self.odd else num_circular_parameters(bins)
+        self.head = PointwiseNet(channels, hidden, outputs, key=k1, dtype=dtype)
+        self.phase = None if phase is None else jnp.asarray(phase, jnp.int32)
+
+    def _parameters(self, near: Float[Array, "..."], far: Float[Array, "..."]) -> Float[Array, "P ..."]:
+        if self.trunk is not None:
+            near = jnp.concatenate([near, self.view.to_active(self.trunk(far))])
+        raw = self.head(near)
+        if not self.odd:
+            return raw
+        half = self.bins // 2
+        w, h, d = raw[:half], raw[half : 2 * half], raw[2 * half :]
+        # derivatives at knots -pi .. 0 .. (pi excluded): d_0, ..., d_half, and their mirror images
+        derivative = jnp.concatenate([d, d[1:-1][::-1]])
+        return jnp.concatenate([w, w[::-1], h, h[::-1], derivative, jnp.zeros_like(d[:1])])
+
+    def _apply(self, theta: Theta, transform) -> tuple[Theta, Float[Array, ""]]:
+        mask = self.view.mask
+        axis = mask.compact_axis + 1
+        theta = theta if self.phase is None else jnp.roll(theta, -self.phase, axis)
+        view = self.view(theta)
+        angle, log_slope = transform(view.angle, self._parameters(view.near, view.far), self.bins)
+        mu = mask.orientation
+        theta = theta.at[mu].add(mask.expand(angle - view.angle))
+        theta = theta if self.phase is None else jnp.roll(theta, self.phase, axis)
+        return theta, jnp.sum(log_slope)
+
+    def forward_and_log_det(self, x: Theta, context: Any = None) -> tuple[Theta, Float[Array, ""]]:
+        return self._apply(x, circular_forward)
+
+    def inverse_and_log_det(self, y: Theta, context: Any = None) -> tuple[Theta, Float[Array, ""]]:
+        return self._apply(y, circular_inverse)

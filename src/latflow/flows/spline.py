@@ -1,0 +1,127 @@
+"""Monotone rational-quadratic splines on the circle and on an interval.
+
+Between knots (x_k, y_k) with derivatives d_k the spline of 1906.04032 Eqs. 4-5 is, with xi = (x - x_k)/w_k and s_k = h_k/w_k,
+
+    y = y_k + h_k [s_k xi^2 + d_k xi(1-xi)] / D,      D = s_k + (d_k + d_{k+1} - 2 s_k) xi (1-xi),
+    dy/dx = s_k^2 [d_{k+1} xi^2 + 2 s_k xi(1-xi) + d_k (1-xi)^2] / D^2.
+
+On the circle (2002.02428) the derivatives at both ends agree and a rotation follows. Parameters stand on the FIRST axis, so
+that everything behind it (sites, batch) is contiguous and the bin search is a sum of comparisons instead of a gather.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from latflow.groups import wrap
+
+MIN_BIN = 1e-3
+MIN_DERIVATIVE = 1e-3
+
+
+class Knots(NamedTuple):
+    """Per-point knot data: left edges, sizes of the bins in x and y, and derivatives at the K + 1 knots."""
+
+    left: Float[Array, "K ..."]
+    bottom: Float[Array, "K ..."]
+    width: Float[Array, "K ..."]
+    height: Float[Array, "K ..."]
+    derivative: Float[Array, "K1 ..."]
+
+
+def num_circular_parameters(bins: int) -> int:
+    """Widths, heights, derivatives and one rotation."""
+    return 3 * bins + 1
+
+
+def _running_sum(x: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
+    """Exclusive running sum over the short first axis."""
+    total = jnp.zeros_like(x[0])
+    out = []
+    for row in x:
+        out.append(total)
+        total = total + row
+    return jnp.stack(out)
+
+
+def _bins(raw: Float[Array, "K ..."], length: float) -> Float[Array, "K ..."]:
+    K = raw.shape[0]
+    return length * (MIN_BIN + (1 - MIN_BIN * K) * jax.nn.softmax(raw, axis=0))
+
+
+def _derivatives(raw: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
+    # softplus(log(e - 1)) = 1: zero parameters give the identity.
+    return MIN_DERIVATIVE + (1 - MIN_DERIVATIVE) * jax.nn.softplus(raw + jnp.log(jnp.expm1(jnp.ones((), raw.dtype))))
+
+
+def knots(raw_width: Float[Array, "K ..."], raw_height: Float[Array, "K ..."], derivative: Float[Array, "K1 ..."], bound: float) -> Knots:
+    """Knots on [-bound, bound] from unconstrained widths and heights and positive derivatives."""
+    width, height = _bins(raw_width, 2 * bound), _bins(raw_height, 2 * bound)
+    return Knots(_running_sum(width) - bound, _running_sum(height) - bound, width, height, derivative)
+
+
+def circular_knots(raw: Float[Array, "P ..."], bins: int) -> tuple[Knots, Float[Array, "..."]]:
+    """Knots on [-pi, pi) with matching end derivatives, and the rotation, from 3 K + 1 unconstrained parameters."""
+    derivative = _derivatives(raw[2 * bins : 3 * bins])
+    closed = jnp.concatenate([derivative, derivative[:1]])
+    return knots(raw[:bins], raw[bins : 2 * bins], closed, jnp.pi), raw[3 * bins]
+
+
+def _select(edges: Float[Array, "K ..."], value: Float[Array, "..."], k: Knots):
+    """The data of the bin whose left (or bottom) edge is the last one not above `value`."""
+    above = (value[None] >= edges[1:]).astype(value.dtype)
+    one = jnp.ones_like(value)[None]
+    # onehot[k] = [value >= edge_k] - [value >= edge_{k+1}]
+    onehot = jnp.concatenate([one, above]) - jnp.concatenate([above, jnp.zeros_like(one)])
+
+    def pick(x: Float[Array, "K ..."]) -> Float[Array, "..."]:
+        return jnp.sum(onehot * x, axis=0)
+
+    return pick(k.left), pick(k.bottom), pick(k.width), pick(k.height), pick(k.derivative[:-1]), pick(k.derivative[1:])
+
+
+def _log_slope(xi, s, d0, d1, denominator):
+    numerator = s * s * (d1 * xi * xi + 2 * s * xi * (1 - xi) + d0 * (1 - xi) * (1 - xi))
+    return jnp.log(numerator) - 2 * jnp.log(denominator)
+
+
+def spline_forward(x: Float[Array, "..."], k: Knots) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """(y, log dy/dx) for x inside the interval of the knots."""
+    left, bottom, w, h, d0, d1 = _select(k.left, x, k)
+    xi = jnp.clip((x - left) / w, 0, 1)
+    s = h / w
+    denominator = s + (d0 + d1 - 2 * s) * xi * (1 - xi)
+    y = bottom + h * (s * xi * xi + d0 * xi * (1 - xi)) / denominator
+    return y, _log_slope(xi, s, d0, d1, denominator)
+
+
+def spline_inverse(y: Float[Array, "..."], k: Knots) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """(x, log dx/dy), by the numerically stable root of 1906.04032 Eqs. 6-8."""
+    left, bottom, w, h, d0, d1 = _select(k.bottom, y, k)
+    s = h / w
+    eta = jnp.clip(y - bottom, 0, h)
+    c2 = d0 + d1 - 2 * s
+    a = h * (s - d0) + eta * c2
+    b = h * d0 - eta * c2
+    c = -s * eta
+    root = jnp.sqrt(jnp.maximum(b * b - 4 * a * c, jnp.finfo(y.dtype).tiny))
+    xi = jnp.clip(-2 * c / (b + root), 0, 1)
+    denominator = s + c2 * xi * (1 - xi)
+    return left + xi * w, -_log_slope(xi, s, d0, d1, denominator)
+
+
+def circular_forward(x: Float[Array, "..."], raw: Float[Array, "P ..."], bins: int) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """(y, log dy/dx) of angles x under the circular spline with parameters `raw` (3 K + 1 on the first axis)."""
+    k, rotation = circular_knots(raw, bins)
+    y, log_slope = spline_forward(wrap(x), k)
+    return wrap(y + rotation), log_slope
+
+
+def circular_inverse(y: Float[Array, "..."], raw: Float[Array, "P ..."], bins: int) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """(x, log dx/dy), the inverse of `circular_forward`."""
+    k, rotation = circular_knots(raw, bins)
+    return spline_inverse(wrap(y - rotation), k)
