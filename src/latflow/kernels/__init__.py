@@ -1,0 +1,42 @@
+"""Markov-chain kernels: hybrid Monte Carlo, heatbath, overrelaxation, local Metropolis, and sequences of them.
+
+A kernel is `init(field) -> State` and `step(key, state) -> (State, Info)`, both pure and for one configuration; chains and
+replicas come from `jax.vmap`.
+"""
+
+from latflow.kernels.base import AbstractKernel, Info, State
+from latflow.kernels.composite import Composite, heatbath_sweep
+from latflow.kernels.heatbath import HeatbathU1, OverrelaxationU1
+from latflow.kernels.hmc import HMC
+from latflow.kernels.integrators import INTEGRATORS, Integrator, integrate
+from latflow.kernels.local import LocalMetropolis, conditional_action
+from latflow.kernels.tuning import Tuning, tune_step_size
+from latflow.kernels.von_mises import von_mises
+
+KERNELS: dict[str, type[AbstractKernel]] = {
+    "hmc": HMC,
+    "heatbath": HeatbathU1,
+    "overrelaxation": OverrelaxationU1,
+    "local-metropolis": LocalMetropolis,
+    "composite": Composite,
+}
+
+__all__ = [
+    "HMC",
+    "INTEGRATORS",
+    "KERNELS",
+    "AbstractKernel",
+    "Composite",
+    "HeatbathU1",
+    "Info",
+    "Integrator",
+    "LocalMetropolis",
+    "OverrelaxationU1",
+    "State",
+    "Tuning",
+    "conditional_action",
+    "heatbath_sweep",
+    "integrate",
+    "tune_step_size",
+    "von_mises",
+]

@@ -1,0 +1,105 @@
+"""Heatbath and overrelaxation of U(1) links in two to four dimensions, by directions and parities.
+
+The plaquettes around one link sum to Re(exp(i theta) A) = |A| cos(theta + arg A), with A the sum of its staples, and no
+staple of a link contains a link of the same direction and parity. So with all other links fixed those are independent, each
+with density exp(beta |A| cos(theta + arg A)): a von Mises distribution of concentration beta |A| around -arg A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float, Int, PRNGKeyArray
+
+from latflow.actions import AbstractAction, WilsonGauge
+from latflow.actions.base import coupling
+from latflow.groups import U1, wrap
+from latflow.kernels.base import AbstractKernel, Info, State
+from latflow.kernels.checkerboard import pack, unpack
+from latflow.kernels.von_mises import von_mises
+from latflow.lattice import component
+from latflow.loops import staple_sum
+
+Angles = Float[Array, "..."]
+
+
+class HeatbathU1(AbstractKernel):
+    """One sweep that draws every link from its exact conditional distribution given the others (Creutz 1980).
+
+    Raises ValueError unless `action` is a U(1) Wilson action on a lattice of even extents.
+    """
+
+    action: WilsonGauge
+
+    def __init__(self, action: AbstractAction):
+        self.action = _require_u1(action, "heatbath")
+
+    def init(self, field: Angles) -> State:
+        return State(field, self.action(field))
+
+    def step(self, key: PRNGKeyArray, state: State) -> tuple[State, Info]:
+        geometry, beta = self.action.geometry, coupling(self.action.beta, state.field)
+
+        def draw(key: PRNGKeyArray, link: Angles, staples: Complex[Array, "..."], parity: Int[Array, ""]) -> Angles:
+            # rejection costs ten rounds of random numbers, so here packing pays: 1.5 times faster than drawing all and masking
+            force = pack(geometry, beta * staples, parity)
+            new = wrap(von_mises(key, jnp.abs(force)) - jnp.angle(force))
+            return unpack(geometry, new, link, parity)
+
+        return _swept(self.action, _sweep(self.action, key, state.field, draw), state)
+
+
+class OverrelaxationU1(AbstractKernel):
+    """One sweep that reflects every link about its staples, theta -> -theta - 2 arg A: the action does not change.
+
+    Deterministic and microcanonical, hence not ergodic: combine it with a heatbath in `Composite`. Raises ValueError unless
+    `action` is a U(1) Wilson action on a lattice of even extents.
+    """
+
+    action: WilsonGauge
+
+    def __init__(self, action: AbstractAction):
+        self.action = _require_u1(action, "overrelaxation")
+
+    def init(self, field: Angles) -> State:
+        return State(field, self.action(field))
+
+    def step(self, key: PRNGKeyArray, state: State) -> tuple[State, Info]:
+        colours = jnp.asarray(self.action.geometry.parity())
+
+        def reflect(key: PRNGKeyArray, link: Angles, staples: Complex[Array, "..."], parity: Int[Array, ""]) -> Angles:
+            # a reflection is so cheap that packing costs more than the half it saves
+            return jnp.where(colours == parity, wrap(-link - 2 * jnp.angle(staples)), link)
+
+        return _swept(self.action, _sweep(self.action, key, state.field, reflect), state)
+
+
+def _sweep(action: WilsonGauge, key: PRNGKeyArray, field: Angles, update: Callable[..., Angles]) -> Angles:
+    geometry = action.geometry
+
+    def one_parity(field: Angles, xs: tuple[Int[Array, ""], PRNGKeyArray]) -> tuple[Angles, None]:
+        parity, key = xs
+        for mu, mu_key in enumerate(jax.random.split(key, geometry.Nd)):
+            link = component(field, mu, geometry.Nd)
+            staples = staple_sum(action.group, geometry, field, mu)
+            field = field.at[mu].set(update(mu_key, link, staples, parity))
+        return field, None
+
+    return jax.lax.scan(one_parity, field, (jnp.arange(2, dtype=jnp.int32), jax.random.split(key)))[0]
+
+
+def _swept(action: AbstractAction, field: Angles, state: State) -> tuple[State, Info]:
+    new = action(field)
+    one, finite = jnp.ones((), new.dtype), jnp.all(jnp.isfinite(field))
+    return State(field, new), Info(one, jnp.asarray(True), new - state.action, finite)
+
+
+def _require_u1(action: AbstractAction, what: str) -> WilsonGauge:
+    if not (isinstance(action, WilsonGauge) and isinstance(action.group, U1)):
+        raise ValueError(
+            f"the {what} is made for the U(1) Wilson action, got {type(action).__name__} of {action.group}; use HMC"
+        )
+    action.geometry.require_even(f"the checkerboard {what}")
+    return action

@@ -1,0 +1,97 @@
+"""Step sizes that reach a wanted acceptance, found by dual averaging while a batch of chains warms up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from latflow.kernels.base import AbstractKernel, State
+
+# Constants of 1111.4246, Sec. 3.2.1: shrinkage towards log(10 eps_0), early stabilisation, averaging exponent.
+_GAMMA, _T0, _KAPPA = 0.05, 10, 0.75
+_REACH = math.log(100.0)
+
+
+class Tuning(NamedTuple):
+    """The tuned kernel, the chains as warm-up left them, and its history: mean acceptance and step size of every step."""
+
+    kernel: AbstractKernel
+    states: State
+    acceptance: Float[Array, " steps"]
+    step_size: Float[Array, " steps"]
+
+
+class _Average(NamedTuple):
+    error: Float[Array, ""]
+    log_step: Float[Array, ""]
+    log_mean: Float[Array, ""]
+
+
+def _step_size(kernel: AbstractKernel) -> Float[Array, ""]:
+    return kernel.step_size  # type: ignore[attr-defined]
+
+
+def tune_step_size(
+    kernel: AbstractKernel,
+    key: PRNGKeyArray,
+    states: State,
+    target_acceptance: float = 0.8,
+    num_steps: int = 200,
+    where: Callable[[AbstractKernel], Array] = _step_size,
+    axis: int = 0,
+) -> Tuning:
+    """Dual averaging (1111.4246, Eq. (6)) of one step size, common to all chains, on their mean acceptance.
+
+    `states` is a batch of chains along `axis`; `where` names the scalar array leaf to tune, e.g. `kernel.width`. It stays
+    within a factor 100 of where it starts. The number of steps of an HMC trajectory does not change, so its length does:
+    continue with `tuned.kernel.with_tau(tau)` to restore it. Steps taken here do not leave exp(-S) invariant: they are warm-up.
+
+    Raises ValueError for a target outside (0, 1), fewer than 20 steps, or a kernel without such a leaf.
+    """
+    if not 0 < target_acceptance < 1:
+        raise ValueError(f"the target acceptance must lie between 0 and 1 (try 0.8), got {target_acceptance!r}")
+    if num_steps < 20:
+        raise ValueError(f"tuning a step size takes at least 20 warm-up steps (try 200), got {num_steps!r}")
+    leaf = getattr(kernel, "step_size", None) if where is _step_size else where(kernel)
+    if leaf is None or not eqx.is_inexact_array(leaf) or leaf.shape != ():
+        raise ValueError(f"{type(kernel).__name__} has no step size to tune; name a scalar leaf with `where`")
+    return _tune(kernel, key, states, jnp.asarray(target_acceptance, leaf.dtype), num_steps, where, axis)
+
+
+@eqx.filter_jit
+def _tune(
+    kernel: AbstractKernel,
+    key: PRNGKeyArray,
+    states: State,
+    target: Float[Array, ""],
+    num_steps: int,
+    where: Callable[[AbstractKernel], Array],
+    axis: int,
+) -> Tuning:
+    start = jnp.log(where(kernel))
+    chains = states.action.shape[0]
+
+    def one(carry: tuple[State, _Average], count: Array) -> tuple[tuple[State, _Average], tuple[Array, Array]]:
+        states, average = carry
+        keys = jax.random.split(jax.random.fold_in(key, count), chains)
+        trial = eqx.tree_at(where, kernel, jnp.exp(average.log_step))
+        states, info = jax.vmap(trial.step, in_axes=(0, axis), out_axes=(axis, 0))(keys, states)
+        acceptance = jnp.mean(info.acceptance.astype(start.dtype))
+        m = count.astype(start.dtype)
+        weight = 1 / (m + _T0)
+        error = (1 - weight) * average.error + weight * (target - acceptance)
+        log_step = start + math.log(10.0) - jnp.sqrt(m) / _GAMMA * error
+        log_step = jnp.clip(log_step, start - _REACH, start + _REACH)
+        eta = m**-_KAPPA
+        log_mean = eta * log_step + (1 - eta) * average.log_mean
+        return (states, _Average(error, log_step, log_mean)), (acceptance, jnp.exp(average.log_step))
+
+    begin = (states, _Average(jnp.zeros_like(start), start, start))
+    (states, average), (acceptance, step_size) = jax.lax.scan(one, begin, jnp.arange(1, num_steps + 1, dtype=jnp.int32))
+    return Tuning(eqx.tree_at(where, kernel, jnp.exp(average.log_mean)), states, acceptance, step_size)
