@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,14 @@ _FIXED_BY = {
     "baseline": ("baseline.h5",),
 }
 _DATA = ("train.jsonl", "checkpoints", "model", "ensemble.h5", "baseline.h5", "observables.json")
-_OWN = ("config.toml", "provenance.json", *_DATA, "report.html")
+# What a stage and those after it have written: `--fresh` discards this and keeps what came before.
+_WRITTEN_FROM = {
+    "run": ("report.html", *reversed(_DATA), "provenance.json", "config.toml"),
+    "train": ("report.html", *reversed(_DATA), "provenance.json", "config.toml"),
+    "sample": ("report.html", "observables.json", "ensemble.h5"),
+    "measure": ("report.html", "observables.json"),
+    "compare": ("report.html", "observables.json", "baseline.h5"),
+}
 
 
 class RunDirectory:
@@ -47,9 +54,12 @@ class RunDirectory:
         self._lock = RunLock(path)
 
     @classmethod
-    def open(cls, path: Path, config: Config, fresh: bool) -> RunDirectory:
-        """Lock the directory and make it hold `config`. Raises LatflowError, having changed nothing, if the directory is
-        not a run directory, is in use, or holds data that `config` would not have produced (unless `fresh`)."""
+    def open(cls, path: Path, config: Config, fresh: str | None = None) -> RunDirectory:
+        """Lock the directory and make it hold `config`, after discarding what the stage `fresh` and later ones wrote.
+
+        Raises LatflowError, having changed nothing, if the directory is not a run directory, is in use, or holds data (other
+        than those discarded) that `config` would not have produced.
+        """
         created = not path.exists()
         if path.exists() and not path.is_dir():
             raise LatflowError(f"{path} is a file", "choose another run directory with --out")
@@ -61,10 +71,9 @@ class RunDirectory:
         run = cls(path)
         run._lock.__enter__()
         try:
-            if fresh:
-                run._clear()
-            elif run.config_file.exists():
-                run._require_compatible(config)
+            doomed = _WRITTEN_FROM[fresh] if fresh else ()
+            run._require_compatible(config, doomed)
+            run._discard(doomed)
             run.provenance = Provenance(path / "provenance.json")
             write_text(run.config_file, dumps(config))
         except BaseException:
@@ -81,16 +90,17 @@ class RunDirectory:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _clear(self) -> None:
-        for name in reversed(_OWN):
+    def _discard(self, names: Sequence[str]) -> None:
+        for name in names:
             entry = self.path / name
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
                 entry.unlink(missing_ok=True)
 
-    def _require_compatible(self, config: Config) -> None:
-        if not any((self.path / name).exists() for name in _DATA):
+    def _require_compatible(self, config: Config, doomed: Sequence[str]) -> None:
+        present = {name for name in _DATA if name not in doomed and (self.path / name).exists()}
+        if not present:
             return
         try:
             stored = read(self.config_file)
@@ -99,7 +109,7 @@ class RunDirectory:
                 f"{self.config_file} is damaged or of another version, so it is unknown what this directory holds\n{error}",
                 "repair it, discard the run with --fresh, or choose another directory with --out",
             ) from error
-        conflicts = list(self._conflicts(flatten(stored), flatten(config)))
+        conflicts = list(_conflicts(flatten(stored), flatten(config), present))
         if conflicts:
             lines = "\n".join(f"  {line}" for line in conflicts)
             raise MismatchError(
@@ -107,16 +117,17 @@ class RunDirectory:
                 "Choose another directory with --out, or discard that run with --fresh"
             )
 
-    def _conflicts(self, stored: dict[str, Any], wanted: dict[str, Any]) -> Iterator[str]:
-        for key in dict.fromkeys([*stored, *wanted]):
-            old, new = stored.get(key), wanted.get(key)
-            if old == new or key in _FREE:
-                continue
-            started = any((self.path / name).exists() for name in _FIXED_BY.get(key.partition(".")[0], _DATA))
-            if not started or (key in _GROW and old is not None and new is not None and new > old):
-                continue
-            may_grow = " (it can only grow)" if key in _GROW else ""
-            yield f"{key} is {_show(old)} there and {_show(new)} now{may_grow}"
+
+def _conflicts(stored: dict[str, Any], wanted: dict[str, Any], present: set[str]) -> Iterator[str]:
+    for key in dict.fromkeys([*stored, *wanted]):
+        old, new = stored.get(key), wanted.get(key)
+        if old == new or key in _FREE:
+            continue
+        started = not present.isdisjoint(_FIXED_BY.get(key.partition(".")[0], _DATA))
+        if not started or (key in _GROW and old is not None and new is not None and new > old):
+            continue
+        may_grow = " (it can only grow)" if key in _GROW else ""
+        yield f"{key} is {_show(old)} there and {_show(new)} now{may_grow}"
 
 
 def flatten(config: Config) -> dict[str, Any]:

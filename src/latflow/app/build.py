@@ -1,0 +1,133 @@
+"""From configuration to objects. A new kind of theory, prior, flow or baseline is one class in `config` and one row here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from latflow.actions import AbstractAction, Phi4, WilsonGauge
+from latflow.app.config import Config
+from latflow.app.config import baseline as cb
+from latflow.app.config import flow as cf
+from latflow.app.config import prior as cp
+from latflow.app.config import theory as ct
+from latflow.errors import LatflowError
+from latflow.exact import FreeField, TorusU1Sampler
+from latflow.flows import AbstractBijection, Identity, u1_coupling_flow
+from latflow.groups import SUN, U1
+from latflow.kernels import HMC, AbstractKernel, heatbath_sweep
+from latflow.lattice import Geometry
+from latflow.models import AbstractPrior, ExactPrior, FlowModel, HaarPrior, NormalPrior
+
+REAL = {"single": jnp.float32, "double": jnp.float64}
+COMPLEX = {"single": jnp.complex64, "double": jnp.complex128}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What builders know: the configuration, the lattice, the dtype of fields and of network parameters."""
+
+    config: Config
+    geometry: Geometry
+    field_dtype: Any
+    real_dtype: Any
+
+
+def _phi4(theory: Any, at: Setting) -> AbstractAction:
+    if theory.kappa is not None:
+        return Phi4.from_hopping(at.geometry, theory.kappa, theory.lam)[0]
+    return Phi4(at.geometry, theory.m2, theory.lam)
+
+
+THEORIES: dict[type, Callable[[Any, Setting], AbstractAction]] = {
+    ct.U1Theory: lambda theory, at: WilsonGauge(at.geometry, U1(), theory.beta),
+    ct.SUNTheory: lambda theory, at: WilsonGauge(at.geometry, SUN(theory.Nc), theory.beta),
+    ct.Phi4Theory: _phi4,
+}
+
+PRIORS: dict[type, Callable[[Any, Setting, AbstractAction], AbstractPrior]] = {
+    cp.HaarPrior: lambda prior, at, action: HaarPrior(at.geometry, action.group, at.field_dtype),
+    cp.NormalPrior: lambda prior, at, action: NormalPrior(at.geometry, prior.scale, at.field_dtype),
+    cp.FreePrior: lambda prior, at, action: ExactPrior(FreeField(at.geometry, prior.m2, at.field_dtype)),
+    cp.ExactPrior: lambda prior, at, action: ExactPrior(
+        TorusU1Sampler(at.geometry, at.config.theory.beta if prior.beta is None else prior.beta, at.field_dtype)
+    ),
+}
+
+
+def _u1_coupling(flow: cf.U1CouplingFlow, at: Setting, key: PRNGKeyArray) -> AbstractBijection:
+    return u1_coupling_flow(
+        at.geometry,
+        key=key,
+        mask=flow.mask,
+        blocks=flow.blocks,
+        width=flow.width,
+        loop=flow.loop,
+        bins=flow.bins,
+        conv=flow.conv,
+        hidden=flow.hidden,
+        kernel_size=flow.kernel_size,
+        rematerialise=flow.remat,
+        dtype=at.real_dtype,
+    )
+
+
+FLOWS: dict[type, Callable[[Any, Setting, PRNGKeyArray], AbstractBijection]] = {
+    cf.IdentityFlow: lambda flow, at, key: Identity(),
+    cf.U1CouplingFlow: _u1_coupling,
+}
+
+
+BASELINES: dict[type, Callable[[Any, AbstractAction], AbstractKernel]] = {
+    cb.HMCBaseline: lambda b, action: HMC(action, b.tau, b.num_steps, b.integrator),
+    cb.HeatbathBaseline: lambda b, action: heatbath_sweep(action, b.overrelaxation),
+}
+
+
+def setting(config: Config) -> Setting:
+    """What the builders need to know."""
+    complex_links = isinstance(config.theory, ct.SUNTheory)
+    field_dtype = (COMPLEX if complex_links else REAL)[config.precision]
+    return Setting(config, Geometry(config.theory.lattice), field_dtype, REAL[config.precision])
+
+
+def build_action(config: Config) -> AbstractAction:
+    """The action of [theory]."""
+    return THEORIES[type(config.theory)](config.theory, setting(config))
+
+
+def build_model(config: Config, action: AbstractAction) -> FlowModel:
+    """The untrained flow on its prior; parameters depend on the seed. Raises LatflowError for a flow that does not fit."""
+    at = setting(config)
+    prior = PRIORS[type(config.prior)](config.prior, at, action)
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    try:
+        return FlowModel(prior, FLOWS[type(config.flow)](config.flow, at, key))
+    except ValueError as error:
+        raise LatflowError(f"the {config.flow.kind} flow cannot be built: {error}") from error
+
+
+def build_baseline(config: Config, action: AbstractAction) -> AbstractKernel | None:
+    """The kernel of [baseline], not tuned yet; None for "none"."""
+    builder = BASELINES.get(type(config.baseline))
+    return None if builder is None else builder(config.baseline, action)
+
+
+def start_field(config: Config, action: AbstractAction, key: PRNGKeyArray) -> Any:
+    """A hot start for a chain: Haar links, or Gaussian sites."""
+    at = setting(config)
+    if isinstance(action, Phi4):
+        return NormalPrior(at.geometry, 1.0, at.field_dtype).sample(key)
+    return HaarPrior(at.geometry, action.group, at.field_dtype).sample(key)
+
+
+def couplings(action: AbstractAction) -> dict[str, float]:
+    """The couplings by which `latflow.exact` knows a theory."""
+    if isinstance(action, Phi4):
+        return {"m2": float(action.m2), "lam": float(action.lam)}
+    return {"beta": float(action.beta)}  # type: ignore[attr-defined]

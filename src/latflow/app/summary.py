@@ -1,0 +1,80 @@
+"""The comparison as a table: flow chain, reweighted flow, baseline, exact, and how far apart they are."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TextIO
+
+from latflow.app.report.numbers import alongside, count, duration, finite, label, percent, sigmas, significant, uncertain
+
+
+def pull(value: Any, error: Any, other: Any, other_error: Any = 0.0) -> float | None:
+    """(value - other) in units of the combined error; None where that has no meaning."""
+    numbers = [finite(x) for x in (value, error, other, other_error)]
+    if any(x is None for x in numbers):
+        return None
+    a, da, b, db = (float(x) for x in numbers if x is not None)
+    width = math.hypot(da, db)
+    return (a - b) / width if width > 0 else None
+
+
+def print_summary(summary: dict[str, Any], stream: TextIO) -> None:
+    """Write headline numbers and the observable table to `stream`, for people."""
+    from rich.console import Console
+
+    console = Console(file=stream, highlight=False)
+    console.print(f"\n[bold]{summary['recipe']}[/bold]  {summary.get('title', '')}")
+    for line in headlines(summary):
+        console.print(f"  {line}")
+    if summary.get("observables"):
+        console.print(_table(summary))
+    if summary.get("report"):
+        console.print(f"Report: {summary['report']}", soft_wrap=True)
+
+
+def headlines(summary: dict[str, Any]) -> list[str]:
+    """ESS, acceptance, log Z and the wall time as lines of text."""
+    lines = []
+    ess = summary.get("ess") or {}
+    if finite(ess.get("value")) is not None:
+        lines.append(f"ESS         {uncertain(ess['value'], ess.get('error'))}  over {count(ess.get('samples'))} proposals")
+    if finite(summary.get("acceptance")) is not None:
+        lines.append(f"acceptance  {percent(summary['acceptance'])}")
+    log_z = summary.get("log_z") or {}
+    if finite(log_z.get("value")) is not None:
+        exact = finite(log_z.get("exact"))
+        distance = pull(log_z["value"], log_z.get("error"), exact)
+        known = "" if exact is None else f"  exact {alongside(exact, log_z.get('error'))}  {sigmas(distance)}"
+        lines.append(f"log Z       {uncertain(log_z['value'], log_z.get('error'))}{known}")
+    seconds = summary.get("seconds") or {}
+    if seconds:
+        lines.append("time        " + ", ".join(f"{name} {duration(value)}" for name, value in seconds.items()))
+    return lines
+
+
+def _table(summary: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    kind = (summary.get("baseline") or {}).get("kind") or "none"
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("observable", overflow="fold")
+    columns = ("flow chain", "tau", "reweighted", kind if kind != "none" else "", "tau", "exact", "flow - exact", "flow - base")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, row in summary["observables"].items():
+        if finite(row.get("value")) is None:
+            continue  # correlators are drawn in the report
+        weighted, base = row.get("reweighted") or {}, row.get("baseline") or {}
+        to_exact = pull(row["value"], row.get("error"), row.get("exact"))
+        to_base = pull(row["value"], row.get("error"), base.get("value"), base.get("error"))
+        table.add_row(
+            label(name),
+            uncertain(row["value"], row.get("error")),
+            significant(row.get("tau_int"), 2),
+            uncertain(weighted.get("value"), weighted.get("error")),
+            uncertain(base.get("value"), base.get("error")),
+            significant(base.get("tau_int"), 2),
+            alongside(row.get("exact"), row.get("error")),
+            *(f"[red]{sigmas(p)}[/red]" if p is not None and abs(p) > 3 else sigmas(p) for p in (to_exact, to_base)),
+        )
+    return table
