@@ -2,5 +2,6 @@
 
 from latflow.groups.abelian import U1, RealLine, wrap
 from latflow.groups.base import AbstractGroup
+from latflow.groups.sun import SUN
 
-__all__ = ["AbstractGroup", "RealLine", "U1", "wrap"]
+__all__ = ["AbstractGroup", "RealLine", "SUN", "U1", "wrap"]

@@ -53,7 +53,8 @@ class AbstractGroup(eqx.Module):
 
     @abc.abstractmethod
     def project(self, w: Matrix) -> Element:
-        """The group element nearest to w (Frobenius norm), i.e. the one with the largest Re tr(U^dagger w)."""
+        """The group element of a general w: its polar factor, rotated to determinant one in the case of SU(N); the identity
+        map on embedded elements, covariant under multiplication by group elements."""
 
     @abc.abstractmethod
     def trace_gradient(self, w: Matrix) -> Algebra:
@@ -93,7 +94,8 @@ class AbstractGroup(eqx.Module):
 
     @abc.abstractmethod
     def reunitarise(self, a: Element) -> tuple[Element, Float[Array, ""]]:
-        """Nearest group elements, and the largest deviation |a^dagger a - 1| that was removed (0 where meaningless)."""
+        """Nearest group elements, and the largest deviation from unitarity and unit determinant that was removed (0 for
+        angles and real numbers, which cannot leave their group)."""
 
     def move(self, x: Algebra, a: Element) -> Element:
         """exp(i X) a: the exponential update of molecular dynamics and of gradient flow."""
