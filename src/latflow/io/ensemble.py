@@ -6,7 +6,7 @@ import dataclasses
 import fcntl
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,19 +48,23 @@ class EnsembleFile:
         *,
         settings: Any = None,
         metadata: Any = None,
-        state: Mapping[str, Slot | tuple] | None = None,
+        state: Mapping[str, np.ndarray] | None = None,
         capacity: int = 1024,
     ) -> EnsembleFile:
         """A new, empty file, open for appending; an existing one is replaced.
 
-        `columns` maps names (`/` makes groups) to (shape, dtype) or (shape, dtype, every) of one row, `state` to (shape,
-        dtype). `theory` and `settings` are JSON values that a later run must agree with (see `open_or_create`); `metadata` is
-        JSON that it need not. Room for `capacity` rows is claimed at once (DiskFullError); more rows make the file grow by a
-        copy.
+        `columns` maps names (`/` makes groups) to (shape, dtype) or (shape, dtype, every) of one row; `state` gives the first
+        state, whose shapes and dtypes stay. `theory` and `settings` are JSON values that a later run must agree with (see
+        `open_or_create`); `metadata` is JSON that it need not. Room for `capacity` rows is claimed at once (DiskFullError);
+        more rows make the file grow by a copy.
         """
         path = Path(path)
-        planned = lay.plan(kind, theory, settings, metadata, columns, state or {}, capacity)
-        fd, layout = _create_in_place(path, planned)
+        planned = lay.plan(kind, theory, settings, metadata, columns, _slots(state), capacity)
+
+        def fill(fd: int, layout: lay.Layout) -> None:
+            _store(fd, layout, 0, 1, state or {})
+
+        fd, layout = _create_in_place(path, planned, fill)
         return cls(path, fd, layout, True)
 
     @classmethod
@@ -92,7 +96,7 @@ class EnsembleFile:
         *,
         settings: Any = None,
         metadata: Any = None,
-        state: Mapping[str, Slot | tuple] | None = None,
+        state: Mapping[str, np.ndarray] | None = None,
         capacity: int = 1024,
     ) -> EnsembleFile:
         """`open` for appending if the file exists and is of the same kind, theory, settings, columns and state (else
@@ -101,7 +105,7 @@ class EnsembleFile:
             return cls.create(path, kind, theory, columns, settings=settings, metadata=metadata, state=state, capacity=capacity)
         file = cls.open(path, "a")
         try:
-            planned = lay.plan(kind, theory, settings, None, columns, state or {}, capacity)
+            planned = lay.plan(kind, theory, settings, None, columns, _slots(state), capacity)
             file.require(kind=kind, theory=planned.theory, settings=planned.settings)
             for what, there, here in (("column", file.columns, planned.columns), ("state", file.state, planned.state)):
                 lines = differences({k: v.plain for k, v in there.items()}, {k: v.plain for k, v in here.items()}, what)
@@ -153,7 +157,7 @@ class EnsembleFile:
 
     @property
     def generation(self) -> int:
-        """Number of commits so far."""
+        """Number of commits so far, creation being the first."""
         return self._record()[1]
 
     def rows(self, name: str) -> int:
@@ -184,12 +188,7 @@ class EnsembleFile:
                 first = n // column.every
                 lay.write_all(self._fd, array, column.offset + first * column.row_bytes)
                 lay.write_all(self._fd, _row_checksums(name, first, array), column.checksums + 4 * first)
-            state_crc = 0
-            for name, array in slots.items():
-                lay.write_all(self._fd, array, self.state[name].offsets[(generation + 1) % 2])
-                state_crc = zlib.crc32(array.tobytes(), state_crc)
-            os.fdatasync(self._fd)
-            self._commit(n + count, generation + 1, state_crc)
+            _store(self._fd, self._layout, n + count, generation + 1, slots)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows [start, stop) of a column (a column of every k-th row counts its own rows), after checking their CRC."""
@@ -206,10 +205,8 @@ class EnsembleFile:
         return out
 
     def read_state(self) -> dict[str, np.ndarray]:
-        """The state as of the last commit; DamagedFileError if it is altered, ValueError if none was committed yet."""
+        """The state as of the last commit. Raises DamagedFileError if it is altered."""
         _, generation, expected = self._record()
-        if generation == 0:
-            raise ValueError(f"{self.path} has no state yet")
         out, crc = {}, 0
         for name, slot in self.state.items():
             out[name] = np.empty(slot.shape, slot.dtype)
@@ -226,8 +223,7 @@ class EnsembleFile:
             step = max(1, _BLOCK_BYTES // column.row_bytes)
             for start in range(0, self.rows(name), step):
                 self.read(name, start, start + step)
-        if self.generation:
-            self.read_state()
+        self.read_state()
 
     def close(self) -> None:
         """Make everything durable and let go of the file."""
@@ -253,10 +249,6 @@ class EnsembleFile:
         with explained(self.path, "read"):
             return lay.unpack_record(self._fd, self._layout, self.path)
 
-    def _commit(self, rows: int, generation: int, state_crc: int) -> None:
-        lay.write_all(self._fd, lay.pack_record(rows, generation, state_crc), lay.RECORD_AT)
-        lay.write_all(self._fd, np.int64(rows).astype("<i8").tobytes(), self._layout.counter_at)
-
     def _column(self, name: str) -> Column:
         if name not in self.columns:
             raise FileError(f"{self.path} has no {name!r}", "it has " + ", ".join(self.columns))
@@ -273,25 +265,21 @@ class EnsembleFile:
     def _grow(self, needed: int) -> None:
         """Move to a file of at least twice the capacity; the old one stays valid until the new one replaces it."""
         planned = dataclasses.replace(self._layout, capacity=max(needed, 2 * self._layout.capacity))
-        n, generation, state_crc = self._record()
+        (n, generation, _), state = self._record(), self.read_state()
 
         def fill(fd: int, new: lay.Layout) -> None:
             for name, old in self.columns.items():
                 length, to = n // old.every, new.columns[name]
                 _copy(self._fd, old.offset, fd, to.offset, length * old.row_bytes)
                 _copy(self._fd, old.checksums, fd, to.checksums, 4 * length)
-            for name, slot in self.state.items():
-                which = generation % 2
-                _copy(self._fd, slot.offsets[which], fd, new.state[name].offsets[which], slot.nbytes)
-            lay.write_all(fd, lay.pack_record(n, generation, state_crc), lay.RECORD_AT)
-            lay.write_all(fd, np.int64(n).astype("<i8").tobytes(), new.counter_at)
+            _store(fd, new, n, generation, state)
 
         fd, layout = _create_in_place(self.path, planned, fill)
         os.close(self._fd)
         self._fd, self._layout = fd, layout
 
 
-def _create_in_place(path: Path, planned: lay.Layout, fill=None) -> tuple[int, lay.Layout]:
+def _create_in_place(path: Path, planned: lay.Layout, fill: Callable[[int, lay.Layout], None]) -> tuple[int, lay.Layout]:
     """Build a file beside `path`, `fill` it, lock it and rename it to `path`."""
     partial = path.with_name(path.name + ".partial")
     fd = -1
@@ -300,8 +288,7 @@ def _create_in_place(path: Path, planned: lay.Layout, fill=None) -> tuple[int, l
             layout = lay.create(partial, planned)
             fd = os.open(partial, os.O_RDWR | os.O_CLOEXEC)
             _lock(fd, path)
-            if fill is not None:
-                fill(fd, layout)
+            fill(fd, layout)
             os.fsync(fd)
             partial.replace(path)
             sync_directory(path.parent)
@@ -311,6 +298,21 @@ def _create_in_place(path: Path, planned: lay.Layout, fill=None) -> tuple[int, l
         partial.unlink(missing_ok=True)
         raise
     return fd, layout
+
+
+def _store(fd: int, layout: lay.Layout, rows: int, generation: int, state: Mapping[str, np.ndarray]) -> None:
+    """Commit: write the state to the free slot, see to it that everything is on disk, and only then advance the counter."""
+    crc = 0
+    for name, slot in layout.state.items():
+        lay.write_all(fd, np.ascontiguousarray(state[name]), slot.offsets[generation % 2])
+        crc = zlib.crc32(state[name].tobytes(), crc)
+    os.fdatasync(fd)
+    lay.write_all(fd, lay.pack_record(rows, generation, crc), lay.RECORD_AT)
+    lay.write_all(fd, np.int64(rows).astype("<i8").tobytes(), layout.counter_at)
+
+
+def _slots(state: Mapping[str, np.ndarray] | None) -> dict[str, tuple]:
+    return {name: (value.shape, value.dtype) for name, value in (state or {}).items()}
 
 
 def _lock(fd: int, path: Path) -> None:

@@ -206,8 +206,9 @@ def unpack_record(fd: int, layout: Layout, path: Path) -> tuple[int, int, int]:
 
 def write_all(fd: int, data: Any, offset: int) -> None:
     """Positioned write of all of `data`."""
-    view = memoryview(data).cast("B")
-    while view:
+    view = memoryview(data)
+    view = view.cast("B") if view.nbytes else view[:0]  # Python refuses to cast views of several axes that hold nothing
+    while view.nbytes:
         written = os.pwrite(fd, view, offset)
         view, offset = view[written:], offset + written
 

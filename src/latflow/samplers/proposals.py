@@ -1,0 +1,122 @@
+"""An exact ensemble from a flow: proposals are drawn and measured in batches and streamed to a file together with the chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from latflow import interrupt
+from latflow.actions.base import AbstractAction
+from latflow.errors import LatflowError
+from latflow.interrupt import StopRequested
+from latflow.io.ensemble import EnsembleFile
+from latflow.models import FlowModel
+from latflow.samplers.metropolis import Position, independence_metropolis
+
+Observable = Callable[[Any], Array]
+Progress = Callable[[int, int], None]
+
+
+class ProposalSummary(NamedTuple):
+    """Of the whole file: rows, fraction of accepted proposals, proposals whose weight is zero or not finite."""
+
+    num_samples: int
+    acceptance: float
+    unusable: int
+
+
+def draw_proposals(
+    model: FlowModel,
+    action: AbstractAction,
+    observables: Mapping[str, Observable],
+    path: Path | str,
+    key: PRNGKeyArray,
+    num_samples: int,
+    batch_size: int,
+    *,
+    theory: Any = None,
+    metadata: Any = None,
+    save_configurations: bool = False,
+    on_progress: Progress | None = None,
+    stop: StopRequested | None = None,
+) -> ProposalSummary:
+    """Draw proposals until the ensemble file at `path` holds `num_samples`, and run independence Metropolis over them.
+
+    Columns, one row per proposal: `log_q` and `action` (float64), `measurements/<name>` for each of `observables` (functions
+    of one configuration), `configurations` if wanted, and the chain: `chain_index` (row of the configuration at which the chain
+    is) and `accepted`. The file is continued if it exists; batch b depends on (key, b) only, so an interrupted, a continued
+    and an uninterrupted file agree bit for bit. `theory` and `metadata` are stored as JSON.
+
+    Raises MismatchError if the file is of another theory, key, batch size or set of columns, Interrupted (after saving) if
+    `stop` is set, FileError for problems with the file, LatflowError if the model proposes nothing usable.
+    """
+    draw_key, accept_key = jax.random.split(key)
+    draw = eqx.Partial(_draw, model, action, dict(observables), size=batch_size, with_fields=save_configurations)
+    shapes = eqx.filter_eval_shape(draw, draw_key)
+    columns = {name: (leaf.shape[1:], leaf.dtype) for name, leaf in shapes.items()}
+    columns |= {"log_q": ((), np.float64), "action": ((), np.float64), "chain_index": ((), np.int64), "accepted": ((), bool)}
+    settings = {"batch_size": batch_size, "key": np.asarray(jax.random.key_data(key)).tolist()}
+    with EnsembleFile.open_or_create(
+        path, "flow", theory, columns, settings=settings, metadata=metadata, capacity=num_samples
+    ) as file:
+        position = _position(file)
+        while (done := file.n_committed) < num_samples:
+            batch, skip = divmod(done, batch_size)
+            drawn = draw(jax.random.fold_in(draw_key, batch))
+            rows = {name: np.asarray(value)[skip : skip + num_samples - done] for name, value in drawn.items()}
+            rows |= {name: rows[name].astype(np.float64) for name in ("log_q", "action")}
+            log_weight = -rows["action"] - rows["log_q"]
+            chain = independence_metropolis(accept_key, jnp.asarray(log_weight), position)
+            rows["chain_index"] = np.asarray(chain.chain_index, np.int64)
+            rows["accepted"] = np.asarray(chain.accepted)
+            if position is None and not np.isfinite(log_weight).any():
+                raise LatflowError(
+                    f"none of the first {len(log_weight)} proposals has a finite weight", "train the model longer or anew"
+                )
+            file.append(rows)
+            position = _position(file)
+            done = file.n_committed
+            if on_progress is not None:
+                on_progress(done, num_samples)
+            interrupt.check(stop, f"{done} of {num_samples} samples")
+        unusable = int((~np.isfinite(log_weights(file))).sum())
+        return ProposalSummary(file.n_committed, float(file.read("accepted").mean()), unusable)
+
+
+def log_weights(file: EnsembleFile) -> np.ndarray:
+    """-S - log q of every proposal, float64 (n,)."""
+    return -file.read("action") - file.read("log_q")
+
+
+@eqx.filter_jit
+def _draw(
+    model: FlowModel,
+    action: AbstractAction,
+    observables: dict[str, Observable],
+    key: PRNGKeyArray,
+    *,
+    size: int,
+    with_fields: bool,
+) -> dict[str, Array]:
+    fields, log_q = model.sample_batch(key, size)
+    batch_last = jnp.moveaxis(fields, 0, -1)
+    out = {"log_q": log_q, "action": jax.vmap(action, in_axes=-1)(batch_last)}
+    out |= {f"measurements/{name}": jax.vmap(f, in_axes=-1)(batch_last) for name, f in observables.items()}
+    return {**out, "configurations": fields} if with_fields else out
+
+
+def _position(file: EnsembleFile) -> Position | None:
+    """Where the chain in the file stands, None before it has begun."""
+    n = file.n_committed
+    if n == 0:
+        return None
+    index = int(file.read("chain_index", n - 1)[0])
+    log_weight = -file.read("action", index, index + 1)[0] - file.read("log_q", index, index + 1)[0]
+    return Position(jnp.asarray(index), jnp.asarray(log_weight), jnp.asarray(n))
