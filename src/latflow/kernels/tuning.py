@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -33,8 +33,8 @@ class _Average(NamedTuple):
     log_mean: Float[Array, ""]
 
 
-def _step_size(kernel: AbstractKernel) -> Float[Array, ""]:
-    return kernel.step_size  # type: ignore[attr-defined]
+def _step_size(kernel: Any) -> Any:
+    return kernel.step_size
 
 
 def tune_step_size(
@@ -43,7 +43,7 @@ def tune_step_size(
     states: State,
     target_acceptance: float = 0.8,
     num_steps: int = 200,
-    where: Callable[[AbstractKernel], Array] = _step_size,
+    where: Callable[[Any], Any] = _step_size,
     axis: int = 0,
 ) -> Tuning:
     """Dual averaging (1111.4246, Eq. (6)) of one step size, common to all chains, on their mean acceptance.
@@ -71,7 +71,7 @@ def _tune(
     states: State,
     target: Float[Array, ""],
     num_steps: int,
-    where: Callable[[AbstractKernel], Array],
+    where: Callable[[Any], Any],
     axis: int,
 ) -> Tuning:
     start = jnp.log(where(kernel))
