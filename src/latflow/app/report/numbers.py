@@ -1,0 +1,146 @@
+"""How numbers and names are written on the page: 0.6978(12), 3 min 12 s, 16,384, ⟨Q²⟩."""
+
+# ruff: noqa: RUF001  (the page is typeset: true minus signs, dashes and Greek letters)
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from typing import Any
+
+_LABELS = {
+    "plaquette": "plaquette",
+    "action_density": "action density S/V",
+    "q": "topological charge Q",
+    "q2": "⟨Q²⟩",
+    "chi_top": "χ_top = ⟨Q²⟩/V",
+    "polyakov": "Re Polyakov loop",
+    "polyakov_abs": "|Polyakov loop|",
+    "magnetisation": "magnetisation M",
+    "magnetisation2": "⟨M²⟩",
+    "magnetisation4": "⟨M⁴⟩",
+    "abs_magnetisation": "⟨|M|⟩",
+    "abs_phi": "⟨|φ|⟩",
+    "phi2": "⟨φ²⟩",
+    "phi4": "⟨φ⁴⟩",
+    "susceptibility": "susceptibility χ",
+    "binder_cumulant": "Binder cumulant",
+    "two_point": "two-point function",
+    "two_point_connected": "connected two-point function",
+    "effective_mass": "effective mass",
+    "correlation_length": "correlation length ξ",
+}
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_BASELINES = {"hmc": "HMC", "heatbath": "heatbath", "metropolis": "local Metropolis"}
+
+
+def label(name: str) -> str:
+    """Readable name of an observable; unknown names only lose their underscores."""
+    if name in _LABELS:
+        return _LABELS[name]
+    if match := re.fullmatch(r"(wilson_loop|creutz_ratio)_(\d+)x(\d+)", name):
+        return f"{match[1].replace('_', ' ').capitalize()} {match[2]}×{match[3]}"
+    return name.replace("_", " ")
+
+
+def quantity(name: str) -> str:
+    """The observable on one configuration: its label without the angles of an average."""
+    return label(name).replace("⟨", "").replace("⟩", "").partition(" = ")[0]
+
+
+def baseline_label(kind: Any) -> str:
+    """Readable name of a baseline sampler."""
+    return _BASELINES.get(str(kind), str(kind)) if kind else "baseline"
+
+
+def finite(value: Any) -> float | None:
+    """`value` as a float, or None where it is missing, not a number or not finite."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def uncertain(value: Any, error: Any = None, digits: int = 6) -> str:
+    """`0.69781(34)`: two digits of the error in brackets; plain `digits` significant digits without a usable error."""
+    number, width = finite(value), finite(error)
+    if number is None:
+        return "–"
+    if width is None or width <= 0.0:
+        return minus(f"{number:.{digits}g}")
+    width = float(f"{width:.1e}")
+    places = 1 - math.floor(math.log10(width))
+    if places > 12:
+        return minus(f"{number:.{digits}g}")
+    if places <= 0:
+        return minus(f"{number:,.0f}({width:.0f})")
+    bracket = f"{width * 10**places:.0f}" if width < 1.0 else f"{width:.{places}f}"
+    return minus(f"{number:.{places}f}({bracket})")
+
+
+def alongside(value: Any, error: Any) -> str:
+    """A known number, written with one digit more than an estimate of error `error` resolves."""
+    number, width = finite(value), finite(error)
+    if number is None:
+        return "–"
+    if width is None or width <= 0.0:
+        return uncertain(number)
+    return minus(f"{number:.{min(max(2 - math.floor(math.log10(width)), 0), 10)}f}")
+
+
+def significant(value: Any, digits: int = 3) -> str:
+    """`1,240`, `81.3`, `0.00214`: `digits` significant digits, no exponent in the range a reader can take in."""
+    number = finite(value)
+    if number is None:
+        return "–"
+    if number == 0.0:
+        return "0"
+    power = math.floor(math.log10(abs(number)))
+    if -5 < power < 9:
+        return minus(f"{round(number, digits - 1 - power):,.{max(digits - 1 - power, 0)}f}")
+    mantissa, _, exponent = f"{number:.{digits - 1}e}".partition("e")
+    return minus(mantissa) + " × 10" + str(int(exponent)).translate(_SUPERSCRIPTS)
+
+
+def count(value: Any) -> str:
+    """`16,384`."""
+    number = finite(value)
+    return "–" if number is None else f"{round(number):,}"
+
+
+def percent(value: Any) -> str:
+    """`62 %`; one decimal below ten per cent."""
+    number = finite(value)
+    if number is None:
+        return "–"
+    return f"{100 * number:.0f} %" if number >= 0.1 else f"{100 * number:.1f} %"
+
+
+def duration(seconds: Any) -> str:
+    """`0.42 s`, `12.3 s`, `3 min 12 s`, `1 h 05 min`."""
+    number = finite(seconds)
+    if number is None:
+        return "–"
+    if number < 99.95:
+        return f"{number:.2f} s" if number < 0.995 else f"{number:.1f} s" if number < 9.95 else f"{number:.0f} s"
+    minutes, rest = divmod(round(number), 60)
+    if minutes < 100:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes:02d} min"
+
+
+def sigmas(pull: Any) -> str:
+    """`+1.2σ`."""
+    number = finite(pull)
+    return "" if number is None else minus(f"{number:+.1f}σ")
+
+
+def power_of_ten(exponent: int) -> str:
+    """`10⁻³`."""
+    return "10" + str(exponent).translate(_SUPERSCRIPTS)
+
+
+def minus(text: str) -> str:
+    """The typographic minus sign, which is as wide as a digit."""
+    return text.replace("-", "−")

@@ -1,0 +1,120 @@
+"""The words of the page: what the theory is, what the run achieved, how to make it again."""
+
+# ruff: noqa: RUF001  (the page is typeset: true minus signs, dashes and Greek letters)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from latflow.app.report.comparison import flow_label
+from latflow.app.report.numbers import alongside, baseline_label, count, duration, finite, minus, percent, uncertain
+from latflow.app.report.run_data import RunData, section
+from latflow.app.report.series import stuck_stretches
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One of the large numbers at the top of the page."""
+
+    name: str
+    value: str
+    note: str
+
+
+def theory(run: RunData) -> str:
+    """`U(1) gauge theory in 2 dimensions, 8 × 8, β = 2`."""
+    table = section(run.config, "theory") or section(run.summary, "theory")
+    lattice = table.get("lattice")
+    if not isinstance(lattice, list) or not lattice:
+        named = run.summary.get("theory")
+        return named if isinstance(named, str) else "theory not recorded"
+    names = {"u1": "U(1) gauge theory", "sun": f"SU({table.get('Nc', 'N')}) gauge theory", "phi4": "φ⁴ theory"}
+    shape = " × ".join(str(extent) for extent in lattice)
+    couplings = [("beta", "β"), ("m2", "m²"), ("kappa", "κ"), ("lam", "λ")]
+    values = [minus(f"{symbol} = {table[key]:g}") for key, symbol in couplings if finite(table.get(key)) is not None]
+    kind = names.get(str(table.get("kind")), str(table.get("kind")))
+    return ", ".join([f"{kind} in {len(lattice)} dimension{'s' if len(lattice) > 1 else ''}", shape, *values])
+
+
+def headlines(run: RunData) -> list[Headline]:
+    """ESS, acceptance, log Z and cost, each with what is needed to judge it."""
+    found = []
+    ess = section(run.summary, "ess")
+    if finite(ess.get("value")) is not None:
+        found.append(
+            Headline(
+                "Effective sample size", uncertain(ess["value"], ess.get("error")), f"of {count(ess.get('samples'))} proposals"
+            )
+        )
+    if finite(run.summary.get("acceptance")) is not None:
+        found.append(Headline("Acceptance", percent(run.summary["acceptance"]), _stuck(run)))
+    log_z = section(run.summary, "log_z")
+    if finite(log_z.get("value")) is not None:
+        exact = finite(log_z.get("exact"))
+        note = "no closed form known" if exact is None else f"exact {alongside(exact, log_z.get('error'))}"
+        found.append(Headline("log Z", uncertain(log_z["value"], log_z.get("error")), note))
+    stages = [run.seconds(stage) for stage in ("train", "sample")]
+    if any(stage is not None for stage in stages):
+        baseline = run.seconds("baseline")
+        note = f"{baseline_label(run.baseline_kind)} took {duration(baseline)}" if baseline else "without a baseline"
+        found.append(Headline("Total cost", duration(sum(stage or 0.0 for stage in stages)), note))
+    return found
+
+
+def _stuck(run: RunData) -> str:
+    if run.flow is None or run.flow.accepted is None or not run.flow.accepted.size:
+        return "independence Metropolis"
+    stretches = stuck_stretches(run.flow.accepted)
+    longest = int(stretches.max()) if stretches.size else 0
+    return f"stuck for at most {count(longest)} steps" if longest else "never stuck"
+
+
+def notices(run: RunData) -> list[str]:
+    """Sentences about what is missing because the run is unfinished or a file is damaged."""
+    found = list(run.problems)
+    if run.flow is None:
+        found.append("No ensemble has been drawn yet: this page shows the training only. Finish the run with --resume.")
+    elif run.flow.chain_index is None:
+        found.append("The ensemble is unfinished: its Metropolis chain has not been formed yet. Finish the run with --resume.")
+    elif not run.summary:
+        found.append("The comparison has not been made yet, so the tables are missing. Finish the run with --resume.")
+    return found
+
+
+def reproduce(run: RunData) -> list[tuple[str, str]]:
+    """(explanation, command) pairs; the resolved configuration holds every setting and the seed."""
+    name = run.directory.name
+    config = f"{name}/config.toml"
+    found = [
+        (
+            "Everything, from this run’s resolved configuration and seed, started beside the run directory:",
+            f"latflow run {config} --out {name}-again",
+        )
+    ]
+    command = run.provenance.get("command")
+    if isinstance(command, list):
+        command = " ".join(str(part) for part in command)
+    if isinstance(command, str) and command:
+        found.append(("This run was made by:", command))
+    found.append(("This page alone, from the files already there:", f"latflow report {name}"))
+    return found
+
+
+def flattened(table: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested tables as (dotted key, value) pairs."""
+    rows: list[tuple[str, str]] = []
+    for key, value in table.items():
+        if not prefix and key in ("stages", "sessions", "command"):  # shown elsewhere, or of interest to machines only
+            continue
+        path = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, dict):
+            rows += flattened(value, path)
+        else:
+            rows.append((path, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    return rows
+
+
+def samplers(run: RunData) -> tuple[str, str]:
+    """Names of the two samplers for legends and table heads."""
+    return flow_label(run), baseline_label(run.baseline_kind)
