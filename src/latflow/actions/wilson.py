@@ -46,27 +46,26 @@ class WilsonGauge(AbstractAction):
     def value_and_force(self, field: Links) -> tuple[Float[Array, ""], Links]:
         if isinstance(self.group, U1):
             return self._abelian(field)
-        group, geometry = self.group, self.geometry
-        total, forces = jnp.zeros((), jnp.finfo(field.dtype).dtype), []
-        for mu in range(geometry.Nd):
-            w = group.multiply(component(field, mu, geometry.Nd), staple_sum(group, geometry, field, mu))
-            total = total + jnp.sum(group.re_trace(w))
-            forces.append(group.trace_gradient(w))
+        group, Nd = self.group, self.geometry.Nd
+        # stacked before use: otherwise the trace and the projection each recompute the staples
+        w = jnp.stack(
+            [group.multiply(component(field, mu, Nd), staple_sum(group, self.geometry, field, mu)) for mu in range(Nd)],
+            axis=-Nd - 1,
+        )
         prefactor = self._prefactor(field)
         # each plaquette contains four links
-        return prefactor * total / 4, prefactor * jnp.stack(forces, axis=-geometry.Nd - 1)
+        return prefactor * jnp.sum(group.re_trace(w)) / 4, prefactor * group.trace_gradient(w)
 
     def _abelian(self, theta: Float[Array, "..."]) -> tuple[Float[Array, ""], Float[Array, "..."]]:
-        Nd = self.geometry.Nd
-        total, forces = jnp.zeros((), theta.dtype), [jnp.zeros_like(component(theta, mu, Nd)) for mu in range(Nd)]
-        for mu, nu in self.geometry.planes:
-            angle = plaquette(self.group, self.geometry, theta, mu, nu)
-            total = total + jnp.sum(jnp.cos(angle))
-            sine = jnp.sin(angle)
+        Nd, planes = self.geometry.Nd, self.geometry.planes
+        angles = jnp.stack([plaquette(self.group, self.geometry, theta, mu, nu) for mu, nu in planes])
+        sines = jnp.sin(angles)
+        forces = [jnp.zeros_like(sines[0]) for _ in range(Nd)]
+        for (mu, nu), sine in zip(planes, sines, strict=True):
             forces[mu] = forces[mu] + sine - shift(sine, nu, Nd, -1)
             forces[nu] = forces[nu] - sine + shift(sine, mu, Nd, -1)
         prefactor = self._prefactor(theta)
-        return prefactor * total, -prefactor * jnp.stack(forces)
+        return prefactor * jnp.sum(jnp.cos(angles)), -prefactor * jnp.stack(forces)
 
     def _prefactor(self, field: Links) -> Float[Array, ""]:
         return -coupling(self.beta, field) / self.group.Nc

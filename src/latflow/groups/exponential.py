@@ -98,7 +98,7 @@ def _remainder(m: int, p: tuple[Real, ...]) -> tuple[Polynomial, Polynomial]:
     # Taylor remainders 1/12! and 1/19! are below the rounding of float32 and float64
     degree = (11 if dtype == jnp.float32 else 18) + Nc * m
     zero = jnp.zeros_like(p[0])
-    cosine: Polynomial = [zero + 1] + [zero] * (Nc * (m + 1) - 1)
+    cosine: Polynomial = [zero + 1, *[zero] * (Nc * (m + 1) - 1)]
     sine: Polynomial = [zero for _ in cosine]
     for n in range(degree, 0, -1):  # Horner: h <- 1 + (i x / n) h
         cosine, sine = [-c / n for c in _times_x(sine, modulus)], [c / n for c in _times_x(cosine, modulus)]
