@@ -259,6 +259,7 @@ def assert_same_tree(a, b) -> None:
         assert type(x) is type(y) and getattr(x, "dtype", None) == getattr(y, "dtype", None)
         if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
+        assert np.shape(x) == np.shape(y)
         np.testing.assert_array_equal(x, y)
 
 

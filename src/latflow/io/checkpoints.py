@@ -1,13 +1,13 @@
-"""Training checkpoints: Orbax for atomic directories, checksums so that a damaged one is noticed and passed over."""
+"""Training checkpoints: Orbax for atomic directories, digests so that a damaged one is noticed and passed over."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
 import warnings
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from latflow.errors import DamagedFileError, DiskFullError, MismatchError
+from latflow.io.atomic import write_json
 from latflow.io.errors import differences, explained, file_error
 
 _NO_ROOM = re.compile(r"no space left|file too large|quota exceeded|ENOSPC|EFBIG|EDQUOT", re.IGNORECASE)
@@ -68,8 +69,7 @@ class Checkpoints:
         Raises DiskFullError or FileError; earlier checkpoints are then intact.
         """
         arrays = {name: value for name, _, value in _stored(tree)}
-        info = {"leaves": _describe(tree, arrays), "extra": extra}
-        info["check"] = _json_crc(info)
+        info = {"leaves": _describe(tree), "extra": extra}
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave({k: v for k, v in arrays.items() if v.size}),  # type: ignore[call-arg]
             info=ocp.args.JsonSave(info),  # type: ignore[call-arg]
@@ -79,6 +79,8 @@ class Checkpoints:
                 for later in [s for s in self.steps() if s >= step]:
                     self._manager.delete(later)
                 self._manager.save(step, args=arguments, force=True)
+            if jax.process_index() == 0:
+                write_json(self._digests(step), _file_digests(self.directory / str(step)))
         except Exception as error:  # tensorstore reports a full disk as a ValueError
             if _NO_ROOM.search(str(error)):
                 raise DiskFullError(
@@ -106,26 +108,39 @@ class Checkpoints:
         raise DamagedFileError(f"{self.directory} has no checkpoint", "train first")
 
     def _restore(self, step: int, template: PyTree) -> Restored:
+        self._check_files(step)
         info = self._load(step, info=ocp.args.JsonRestore())["info"]  # type: ignore[call-arg]
-        if not isinstance(info, Mapping) or info.get("check") != _json_crc({k: info[k] for k in info if k != "check"}):
-            raise self._damaged(step, "its description is altered")
-        wanted = {name: value for name, _, value in _stored(template)}
-        plain = [{k: v for k, v in leaf.items() if k != "crc"} for leaf in info["leaves"]]
-        here = _describe(template, None)
-        lines = differences({leaf.pop("path"): leaf for leaf in plain}, {leaf.pop("path"): leaf for leaf in here})
+        lines = differences(info["leaves"], _describe(template))
         if lines:
             shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
             raise MismatchError(
                 f"the checkpoint in {self.directory} is of another model: {shown}", "use the settings it was made with"
             )
+        wanted = {name: value for name, _, value in _stored(template)}
         abstract = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=_sharding(v)) for k, v in wanted.items() if v.size}
         arrays = self._load(step, state=ocp.args.StandardRestore(abstract))["state"] if abstract else {}  # type: ignore[call-arg]
-        for leaf, (name, value) in zip(info["leaves"], wanted.items(), strict=True):
-            found = arrays.get(name, np.empty(value.shape, value.dtype))
-            if leaf["crc"] is not None and _crc(found) != leaf["crc"]:
-                raise self._damaged(step, f"{leaf['path']} is altered")
-            wanted[name] = found
-        return Restored(step, _rebuilt(template, wanted), info["extra"])
+        found = {name: arrays.get(name, np.empty(value.shape, value.dtype)) for name, value in wanted.items()}
+        return Restored(step, _rebuilt(template, found), info["extra"])
+
+    def _digests(self, step: int) -> Path:
+        return self.directory / str(step) / "digests.json"
+
+    def _check_files(self, step: int) -> None:
+        """Compare the files with the digests written after them. If there are none, the process was killed between the two,
+        and Orbax's own checks have to do: they are weaker, and tensorstore prints what it finds."""
+        path = self._digests(step)
+        if not path.is_file():
+            return
+        try:
+            expected = json.loads(path.read_bytes())
+            if not isinstance(expected, dict):
+                raise ValueError
+            found = _file_digests(path.parent)
+        except (OSError, ValueError) as error:
+            raise self._damaged(step, "its files cannot be read") from error
+        altered = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+        if altered:
+            raise self._damaged(step, f"{altered[0]} is altered or missing")
 
     def _load(self, step: int, **arguments: Any) -> Any:
         try:
@@ -173,14 +188,11 @@ def _stored(tree: PyTree) -> list[tuple[str, str, Any]]:
     return [(f"leaf_{i:05d}", jax.tree_util.keystr(path), _plain(leaf)) for i, (path, leaf) in enumerate(leaves)]
 
 
-def _describe(tree: PyTree, arrays: dict[str, Any] | None) -> list[dict]:
-    """Path, shape and dtype of every stored leaf, with a CRC if the `arrays` are given."""
+def _describe(tree: PyTree) -> dict[str, dict]:
+    """Shape and dtype of every stored leaf by path."""
     kinds = [str(leaf.dtype) if _is_key(leaf) else None for leaf in jax.tree.leaves(tree) if _is_stored(leaf)]
-    out = []
-    for kind, (name, path, value) in zip(kinds, _stored(tree), strict=True):
-        entry = {"path": path, "shape": list(value.shape), "dtype": kind or str(value.dtype)}
-        out.append(entry if arrays is None else {**entry, "crc": _crc(arrays[name])})
-    return out
+    leaves = zip(kinds, _stored(tree), strict=True)
+    return {path: {"shape": list(value.shape), "dtype": kind or str(value.dtype)} for kind, (_, path, value) in leaves}
 
 
 def _rebuilt(template: PyTree, arrays: dict[str, Any]) -> PyTree:
@@ -202,12 +214,6 @@ def _sharding(value: Any) -> Any:
     return sharding if sharding is not None else jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
-def _crc(value: Any) -> int | None:
-    """CRC-32 of an array, None where this process does not hold all of it."""
-    if not getattr(value, "is_fully_addressable", True):
-        return None
-    return zlib.crc32(np.asarray(value).tobytes())
-
-
-def _json_crc(value: Any) -> int:
-    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+def _file_digests(directory: Path) -> dict[str, str]:
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.parent != directory)
+    return {str(p.relative_to(directory)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}

@@ -36,7 +36,7 @@ def save_model(directory: Path | str, model: PyTree, description: dict) -> None:
     for path, leaf in _arrays(model):
         value = np.asarray(leaf)
         entries.append(_entry(path, leaf))
-        tensors[path] = np.ascontiguousarray(_real(value) if np.iscomplexobj(value) else value).copy()
+        tensors[path] = np.array(_real(value) if np.iscomplexobj(value) else value, order="C")
     head = {"format": _FORMAT, "version": _VERSION, "description": description, "tensors": entries}
     blank = safetensors.numpy.save(tensors, {"latflow": json.dumps(head, sort_keys=True, allow_nan=False), "sha256": _BLANK})
     digest = hashlib.sha256(blank).hexdigest()
