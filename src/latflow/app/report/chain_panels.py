@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from latflow.app.report.comparison import flow_label
 from latflow.app.report.drawing import BASELINE, FLOW, INK, Panel, canvas
-from latflow.app.report.numbers import baseline_label, count, quantity, significant, uncertain
+from latflow.app.report.numbers import baseline_label, capital, count, quantity, significant, uncertain
 from latflow.app.report.run_data import RunData
 from latflow.app.report.series import Autocorrelation, autocorrelation, block_length, common_edges
 from latflow.statistics import Histogram, histogram, ratio
@@ -24,7 +24,7 @@ _DISTRIBUTED = ("plaquette", "magnetisation", "q", "abs_magnetisation", "action_
 def autocorrelation_panels(run: RunData) -> list[Panel]:
     """Up to four observables, slow ones first, each with the functions of both chains and their windows."""
     panels = []
-    for name in _chosen(run, _CORRELATED):
+    for name in _chosen(run, _CORRELATED, {"action_density": "plaquette"}):
         ours, theirs = _both(run, name)
         found = [(flow_label(run), FLOW, ours), (baseline_label(run.baseline_kind), BASELINE, theirs)]
         functions = [(who, color, autocorrelation(series)) for who, color, series in found if series is not None]
@@ -52,13 +52,13 @@ def _autocorrelation(name: str, functions: list[tuple[str, str, Autocorrelation]
         svg = drawing.svg(slug)
     times = [f"{who} τ = {uncertain(f.tau_int, f.tau_int_error)}" for who, _, f in functions]
     caption = "; ".join(times) + " steps." + "".join(f" The {who} series never changes, so it has no τ." for who in silent)
-    return Panel(slug, _capital(quantity(name)), svg, f"Autocorrelation of {quantity(name)}: {caption}", caption)
+    return Panel(slug, capital(quantity(name)), svg, f"Autocorrelation of {quantity(name)}: {caption}", caption)
 
 
 def distribution_panels(run: RunData) -> list[Panel]:
     """Histograms of up to four observables with the ratio of flow chain to baseline underneath."""
     panels = []
-    for name in _chosen(run, _DISTRIBUTED):
+    for name in _chosen(run, _DISTRIBUTED, {"action_density": "plaquette", "q2": "q"}):
         ours, theirs = _both(run, name)
         present = [series for series in (ours, theirs) if series is not None and np.all(np.isfinite(series))]
         if present and np.ptp(np.concatenate([series.ravel() for series in present])) > 0.0:
@@ -67,7 +67,7 @@ def distribution_panels(run: RunData) -> list[Panel]:
 
 
 def _distribution(
-    run: RunData, name: str, ours: Float[np.ndarray, "steps chains"] | None, theirs: Float[np.ndarray, "steps chains"] | None
+    run: RunData, name: str, ours: Float[np.ndarray, "proposals 1"] | None, theirs: Float[np.ndarray, "steps chains"] | None
 ) -> Panel:
     edges = common_edges([series for series in (ours, theirs) if series is not None])
     slug = f"distribution-{name.replace('_', '-')}"
@@ -89,13 +89,14 @@ def _distribution(
         if flow and baseline and drawing.ratio is not None:
             caption = _draw_ratio(drawing.ratio, centres, flow, baseline)
         svg = drawing.svg(slug)
-    return Panel(slug, _capital(quantity(name)), svg, f"Distribution of {quantity(name)} in both chains. {caption}", caption)
+    return Panel(slug, capital(quantity(name)), svg, f"Distribution of {quantity(name)} in both chains. {caption}", caption)
 
 
 def _histogram(series: Float[np.ndarray, "steps chains"], edges: Float[np.ndarray, " edges"], seed: int) -> Histogram:
     measured = autocorrelation(series)
     tau_int = 0.5 if measured is None else measured.tau_int
-    return histogram(series, edges, block=block_length(*series.shape, tau_int), seed=seed)
+    steps, chains = series.shape
+    return histogram(series, edges, block=block_length(steps, chains, tau_int), seed=seed)
 
 
 def _draw_ratio(axes: Axes, centres: Float[np.ndarray, " bins"], flow: Histogram, baseline: Histogram) -> str:
@@ -121,11 +122,8 @@ def _both(run: RunData, name: str) -> tuple[np.ndarray | None, np.ndarray | None
     return (run.flow.chain(name) if run.flow else None), (run.baseline.chain(name) if run.baseline else None)
 
 
-def _chosen(run: RunData, preferred: tuple[str, ...]) -> list[str]:
-    present = run.scalar_names()
+def _chosen(run: RunData, preferred: tuple[str, ...], same: dict[str, str]) -> list[str]:
+    """Four names, preferred ones first; one that says the `same` as another only where that other is missing."""
+    present = [name for name in run.scalar_names() if same.get(name) not in run.scalar_names()]
     ordered = [name for name in preferred if name in present] + [name for name in present if name not in preferred]
     return [name for name in ordered if any(series is not None for series in _both(run, name))][:4]
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]

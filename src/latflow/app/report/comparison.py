@@ -96,7 +96,7 @@ def observable_table(run: RunData) -> ObservableTable:
         )
     return ObservableTable(
         rows=rows,
-        verdict=_agreement(pulls),
+        verdict=_agreement(flow_label(run), pulls),
         has_exact=any(row.exact != "–" for row in rows),
         has_reweighted=any(row.reweighted.text != "–" for row in rows),
         has_baseline=any(row.baseline.text != "–" for row in rows),
@@ -121,20 +121,20 @@ def _cell(text: str, pull: float | None, show: bool = True) -> Cell:
     return Cell(text, sigmas(pull) if show else "", pull is not None and abs(pull) > LIMIT)
 
 
-def _agreement(pulls: list[tuple[float, str, str]]) -> str:
+def _agreement(ours: str, pulls: list[tuple[float, str, str]]) -> str:
     if not pulls:
-        return "There is nothing here to compare the flow chain with."
+        return f"There is nothing here to compare the {ours} with."
     known = "exact results" if any(what == "exact" for _, _, what in pulls) else "the baseline"
     known += " and the baseline" if len({what for _, _, what in pulls}) == 2 else ""
     largest = max(pulls)
     outside = sum(pull > LIMIT for pull, _, _ in pulls)
     if not outside:
         return (
-            f"The flow chain agrees with {known}: all {len(pulls)} comparisons lie within 3σ, "
+            f"The {ours} agrees with {known}: all {len(pulls)} comparisons lie within 3σ, "
             f"the largest at {largest[0]:.1f}σ ({largest[1]} against {largest[2]})."
         )
     return (
-        f"{outside} of {len(pulls)} comparisons of the flow chain with {known} differ by more than 3σ, "
+        f"{outside} of {len(pulls)} comparisons of the {ours} with {known} differ by more than 3σ, "
         f"the largest by {largest[0]:.1f}σ ({largest[1]} against "
         f"{largest[2]}): look at the histories below before trusting either."
     )

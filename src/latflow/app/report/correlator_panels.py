@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from latflow.app.report.drawing import BASELINE, EXACT, FLOW, Panel, canvas, log_ticks, robust_limits
-from latflow.app.report.numbers import count, finite, label
+from latflow.app.report.numbers import capital, count, finite, label
 from latflow.app.report.run_data import RunData, section
 
 _LIMIT = 4
@@ -65,5 +65,5 @@ def _panel(name: str, ours: Float[np.ndarray, " n"], error: Float[np.ndarray, " 
             drawing.axes.set_ylim(*robust_limits(np.concatenate([ours - error, ours + error]), include=list(positive)))
         svg = drawing.svg(slug)
     caption += " Points are shifted sideways to be told apart, and neighbours are correlated."
-    title = label(name)[0].upper() + label(name)[1:]
+    title = capital(label(name))
     return Panel(slug, title, svg, f"{title} against separation. {caption}", caption)

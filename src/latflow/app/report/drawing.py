@@ -92,14 +92,14 @@ def canvas(x: str, y: str, ratio: str | None = None) -> Iterator[Canvas]:
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72)
         figure.patch.set_visible(False)
-        left, right, top, bottom = 54 / WIDTH, 1 - 14 / WIDTH, 1 - 28 / HEIGHT, 44 / HEIGHT
+        left, right, top, bottom = 54 / WIDTH, 1 - 14 / WIDTH, 1 - 30 / HEIGHT, 44 / HEIGHT
         lower = None
         if ratio is None:
             axes = figure.add_axes((left, bottom, right - left, top - bottom))
         else:
             split = 100 / HEIGHT
             lower = figure.add_axes((left, bottom, right - left, split - bottom))
-            axes = figure.add_axes((left, split + 34 / HEIGHT, right - left, top - split - 34 / HEIGHT), sharex=lower)
+            axes = figure.add_axes((left, split + 36 / HEIGHT, right - left, top - split - 36 / HEIGHT), sharex=lower)
             axes.tick_params(labelbottom=False)
             _label_above(lower, ratio)
         _label_above(axes, y)
@@ -114,7 +114,7 @@ def canvas(x: str, y: str, ratio: str | None = None) -> Iterator[Canvas]:
 
 def _label_above(axes: Axes, text: str) -> None:
     # Horizontal labels are read without tilting the head; they start where the tick labels do.
-    axes.annotate(text, (0, 1), (-54, 10), "axes fraction", "offset points", ha="left", va="baseline", color=MUTED)
+    axes.annotate(text, (0, 1), (-54, 12), "axes fraction", "offset points", ha="left", va="baseline", color=MUTED)
 
 
 def plain_ticks(axes: Axes) -> None:

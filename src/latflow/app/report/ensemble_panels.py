@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from latflow.app.report.comparison import flow_label
 from latflow.app.report.drawing import BASELINE, EXACT, FLOW, INK, Panel, canvas, dots, log_ticks, robust_limits
-from latflow.app.report.numbers import baseline_label, count, duration, percent, quantity, significant
+from latflow.app.report.numbers import baseline_label, capital, count, duration, percent, quantity, significant
 from latflow.app.report.run_data import FlowSamples, RunData
 from latflow.app.report.series import stuck_stretches, thin
 
@@ -149,7 +149,7 @@ def history_panels(run: RunData) -> tuple[str, list[Panel]]:
         share = f"Both panels span the same {duration(costs[2])} of drawing; training is not counted."
     else:
         share = "Each panel spans its own chain."
-    return f"{quantity(name)[0].upper()}{quantity(name)[1:]} along the chains. {share}", panels
+    return f"{capital(quantity(name))} along the chains. {share}", panels
 
 
 def _series(run: RunData, name: str) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -197,5 +197,5 @@ def _history(
         )
     if len(shown) < len(series):
         caption += f" One in {count(len(series) / len(shown))} is drawn."
-    title = who[0].upper() + who[1:]
+    title = capital(who)
     return Panel(f"history-{'flow' if color == FLOW else 'baseline'}", title, svg, f"{title}: {caption}", caption)

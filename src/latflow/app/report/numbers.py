@@ -49,6 +49,11 @@ def quantity(name: str) -> str:
     return label(name).replace("⟨", "").replace("⟩", "").partition(" = ")[0]
 
 
+def capital(text: str) -> str:
+    """The text with a capital letter in front, unless it begins with a symbol."""
+    return text[0].upper() + text[1:] if text[:1].isascii() else text
+
+
 def baseline_label(kind: Any) -> str:
     """Readable name of a baseline sampler."""
     return _BASELINES.get(str(kind), str(kind)) if kind else "baseline"
@@ -109,11 +114,11 @@ def count(value: Any) -> str:
 
 
 def percent(value: Any) -> str:
-    """`62 %`; one decimal below ten per cent."""
+    """`62 %`; one decimal below 10 % and above 99 %."""
     number = finite(value)
     if number is None:
         return "–"
-    return f"{100 * number:.0f} %" if number >= 0.1 else f"{100 * number:.1f} %"
+    return f"{100 * number:.0f} %" if 0.1 <= number <= 0.99 or number == 1.0 else f"{100 * number:.1f} %"
 
 
 def duration(seconds: Any) -> str:

@@ -179,4 +179,4 @@ def _coupling(steps: np.ndarray, coupling: np.ndarray) -> Panel | None:
 
 def _varies(values: np.ndarray) -> bool:
     finite_values = values[np.isfinite(values)]
-    return finite_values.size > 1 and np.ptp(finite_values) > 0.0
+    return finite_values.size > 1 and bool(np.ptp(finite_values) > 0.0)
