@@ -115,9 +115,9 @@ class LocalMetropolis(AbstractKernel):
             for mu, mu_key in enumerate(jax.random.split(key, 1 if scalar else geometry.Nd)):
                 variable = field if scalar else component(field, mu, geometry.Nd)
                 terms = conditional_action(self.action, field, mu)
-                for hit_key in jax.random.split(mu_key, self.hits):
-                    variable, fraction = self._hit(hit_key, variable, terms, colours == parity)
-                    accepted.append(fraction)
+                hit = functools.partial(self._hit, terms, colours == parity)
+                variable, fractions = jax.lax.scan(hit, variable, jax.random.split(mu_key, self.hits))
+                accepted.append(jnp.mean(fractions))
                 field = variable if scalar else field.at[..., mu, *(slice(None),) * geometry.Nd].set(variable)
             return field, sum(accepted[1:], accepted[0]) / len(accepted)
 
@@ -128,7 +128,7 @@ class LocalMetropolis(AbstractKernel):
         return State(field, action), Info(acceptance, acceptance > 0, action - state.action, jnp.isfinite(action))
 
     def _hit(
-        self, key: PRNGKeyArray, variable: Field, terms: Conditional, active: Bool[Array, "*lattice"]
+        self, terms: Conditional, active: Bool[Array, "*lattice"], variable: Field, key: PRNGKeyArray
     ) -> tuple[Field, Float[Array, ""]]:
         group = self.action.group
         propose_key, accept_key = jax.random.split(key)

@@ -26,7 +26,7 @@ def von_mises(key: PRNGKeyArray, concentration: Float[Array, "..."]) -> Float[Ar
     """
     kappa = concentration
     root = jnp.hypot(jnp.ones_like(kappa), 2 * kappa)
-    g = 2 * kappa * (1 + root + 2 * kappa) / (1 + root)
+    g = 2 * kappa * (1 + 2 * kappa / (1 + root))
     peak = 1 / (1 + root + 2 * kappa)
     hopeless = ~jnp.isfinite(g)
 
