@@ -59,7 +59,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "seed": draw(st.integers(0, 2**63 - 1)),
         "precision": draw(st.sampled_from(["single", "double"])),
         "theory": theory,
-        "sample": {"batch_size": batch, "num_samples": batch * draw(st.integers(16, 64))},
+        "sample": {"batch_size": batch, "num_samples": draw(st.integers(16, 10**7))},
     }
     if kind == "phi4" and draw(st.booleans()):
         raw["flow"] = {"kind": "scalar-coupling", "blocks": draw(count), "z2": draw(st.booleans())}
@@ -175,7 +175,7 @@ CONFLICTS = [
     ("u1-2d", ["measure.wilson_loops=[[1,9]]"], "measure.wilson_loops", "do not fit"),
     ("u1-2d", ["flow.kernel_size=4"], "flow.kernel_size", "odd"),
     ("u1-2d", ["train.batch_size=0"], "train.batch_size", "greater than or equal to 2"),
-    ("u1-2d", ["sample.num_samples=1000", "sample.batch_size=512"], "sample.num_samples", "multiple of sample.batch_size"),
+    ("u1-2d", ["sample.num_samples=1"], "sample.num_samples", "greater than or equal to 16"),
     ("u1-2d", ["train.warmup_steps=5000"], "train.warmup_steps", "shorter than the training"),
     ("u1-2d", ["train.anneal_from=1.0"], "train.anneal_from", "anneal_steps > 0"),
     ("u1-2d", ["flow.kind=identity"], "train.steps", "set steps = 0"),
@@ -190,6 +190,9 @@ CONFLICTS = [
     ("phi4-2d", ["train.anneal_from=1.0", "train.anneal_steps=10"], "train.anneal_from", "gauge theories"),
     ("phi4-2d", ["baseline.kind=heatbath"], "baseline.kind", 'use "hmc"'),
     ("phi4-2d", ["measure.wilson_loops=[[1,1]]"], "measure.wilson_loops", "scalar theory"),
+    ("phi4-2d", ["measure.observables=['plaquette']"], "measure.observables", "not for this theory"),
+    ("u1-2d", ["measure.observables=['plaqette']"], "measure.observables", "did you mean 'plaquette'"),
+    ("u1-2d", ["flow.blocks=0"], "flow.blocks", "positive"),
     ("phi4-2d", ["train.estimator=forward"], "train.estimator", "exact samples"),
 ]
 

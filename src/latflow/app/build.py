@@ -55,7 +55,7 @@ PRIORS: dict[type, Callable[[Any, Setting, AbstractAction], AbstractPrior]] = {
     cp.NormalPrior: lambda prior, at, action: NormalPrior(at.geometry, prior.scale, at.field_dtype),
     cp.FreePrior: lambda prior, at, action: ExactPrior(FreeField(at.geometry, prior.m2, at.field_dtype)),
     cp.ExactPrior: lambda prior, at, action: ExactPrior(
-        TorusU1Sampler(at.geometry, at.config.theory.beta if prior.beta is None else prior.beta, at.field_dtype)
+        TorusU1Sampler(at.geometry, action.beta if prior.beta is None else prior.beta, at.field_dtype)  # type: ignore
     ),
 }
 
@@ -112,10 +112,20 @@ def build_model(config: Config, action: AbstractAction) -> FlowModel:
         raise LatflowError(f"the {config.flow.kind} flow cannot be built: {error}") from error
 
 
-def build_baseline(config: Config, action: AbstractAction) -> AbstractKernel | None:
-    """The kernel of [baseline], not tuned yet; None for "none"."""
-    builder = BASELINES.get(type(config.baseline))
-    return None if builder is None else builder(config.baseline, action)
+def build_target(config: Config, action: AbstractAction) -> AbstractPrior | None:
+    """Exact samples of the theory itself, where it is solved; None elsewhere."""
+    at = setting(config)
+    if isinstance(action, Phi4):
+        free = action.lam == 0
+        return ExactPrior(FreeField(at.geometry, float(action.m2), at.field_dtype)) if free else None
+    if isinstance(config.theory, ct.U1Theory) and at.geometry.Nd == 2:
+        return ExactPrior(TorusU1Sampler(at.geometry, config.theory.beta, at.field_dtype))
+    return None
+
+
+def build_baseline(config: Config, action: AbstractAction) -> AbstractKernel:
+    """The kernel of [baseline], not tuned yet. Raises KeyError for "none", which has none."""
+    return BASELINES[type(config.baseline)](config.baseline, action)
 
 
 def start_field(config: Config, action: AbstractAction, key: PRNGKeyArray) -> Any:

@@ -88,7 +88,8 @@ def render(document: dict[str, Any]) -> str:
         lines.append(f"  last log    step {training.get('step')}, loss {training.get('loss')}, ESS {training.get('ess')}")
     for name in ("ensemble", "baseline"):
         if document[name]:
-            lines.append(f"  {name:<11} {document[name]['rows']} rows, {', '.join(document[name]['columns'])}")
+            columns = [column.removeprefix("measurements/") for column in document[name]["columns"]]
+            lines.append(f"  {name:<11} {document[name]['rows']} rows of {', '.join(columns)}")
     lines += [f"  {line}" for line in headlines(document)]
     lines.append("  files       " + ", ".join(f"{name} {_bytes(size)}" for name, size in document["files"].items()))
     lines += [f"  DAMAGED     {name}: {reason}" for name, reason in document["damaged"].items()]

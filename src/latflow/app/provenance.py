@@ -59,6 +59,10 @@ class Provenance:
         """The record of a stage: at least "seconds"."""
         return self.data["stages"].setdefault(name, {"seconds": 0.0})
 
+    def stage_complete(self, name: str) -> bool:
+        """Whether a stage was finished."""
+        return bool(self.data["stages"].get(name, {}).get("complete"))
+
     def update(self, name: str, **facts: Any) -> None:
         """Change facts of a stage and save."""
         self.stage(name).update(plain(facts))
@@ -96,10 +100,10 @@ def git_commit() -> dict[str, Any] | None:
     """Commit of the checkout this package runs from, and whether it was changed; None for an installed package."""
     here = Path(__file__).resolve().parent
     try:
-        root = _git(here, "rev-parse", "--show-toplevel")
-        if not (Path(root) / "src" / "latflow").is_dir():
+        root = Path(_git(here, "rev-parse", "--show-toplevel"))
+        if not (root / "src" / "latflow").is_dir():
             return None
-        return {"commit": _git(here, "rev-parse", "HEAD"), "dirty": bool(_git(here, "status", "--porcelain", "--", "src"))}
+        return {"commit": _git(root, "rev-parse", "HEAD"), "dirty": bool(_git(root, "status", "--porcelain", "--", "src"))}
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -7,6 +7,19 @@ from typing import Any, TextIO
 
 from latflow.app.report.numbers import alongside, count, duration, finite, label, percent, sigmas, significant, uncertain
 
+_FULL_WIDTH = 132
+_HEADERS = {
+    "flow": "flow chain",
+    "flow tau": "tau",
+    "reweighted": "reweighted",
+    "baseline": "",
+    "baseline tau": "tau",
+    "exact": "exact",
+    "to exact": "flow-exact",
+    "to baseline": "flow-base",
+}
+_LEFT_OUT_WHEN_NARROW = ("flow tau", "reweighted", "baseline tau", "to baseline")
+
 
 def pull(value: Any, error: Any, other: Any, other_error: Any = 0.0) -> float | None:
     """(value - other) in units of the combined error; None where that has no meaning."""
@@ -22,12 +35,13 @@ def print_summary(summary: dict[str, Any], stream: TextIO) -> None:
     """Write headline numbers and the observable table to `stream`, for people."""
     from rich.console import Console
 
-    console = Console(file=stream, highlight=False)
+    # a file or a pipe has no width of its own: leave the table whole there
+    console = Console(file=stream, highlight=False, width=None if stream.isatty() else _FULL_WIDTH)
     console.print(f"\n[bold]{summary['recipe']}[/bold]  {summary.get('title', '')}")
     for line in headlines(summary):
         console.print(f"  {line}")
     if summary.get("observables"):
-        console.print(_table(summary))
+        console.print(_table(summary, narrow=console.width < _FULL_WIDTH))
     if summary.get("report"):
         console.print(f"Report: {summary['report']}", soft_wrap=True)
 
@@ -52,29 +66,41 @@ def headlines(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _table(summary: dict[str, Any]) -> Any:
+def _table(summary: dict[str, Any], narrow: bool) -> Any:
+    """The table; on a narrow terminal without the columns that can be missed."""
     from rich.table import Table
 
     kind = (summary.get("baseline") or {}).get("kind") or "none"
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("observable", overflow="fold")
-    columns = ("flow chain", "tau", "reweighted", kind if kind != "none" else "", "tau", "exact", "flow - exact", "flow - base")
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+    headers = {**_HEADERS, "baseline": kind if kind != "none" else ""}
+    for name, text in headers.items():
+        if not (narrow and name in _LEFT_OUT_WHEN_NARROW):
+            table.add_column(text, justify="right", no_wrap=True)
     for name, row in summary["observables"].items():
         if finite(row.get("value")) is None:
             continue  # correlators are drawn in the report
-        weighted, base = row.get("reweighted") or {}, row.get("baseline") or {}
-        to_exact = pull(row["value"], row.get("error"), row.get("exact"))
-        to_base = pull(row["value"], row.get("error"), base.get("value"), base.get("error"))
-        table.add_row(
-            label(name),
-            uncertain(row["value"], row.get("error")),
-            significant(row.get("tau_int"), 2),
-            uncertain(weighted.get("value"), weighted.get("error")),
-            uncertain(base.get("value"), base.get("error")),
-            significant(base.get("tau_int"), 2),
-            alongside(row.get("exact"), row.get("error")),
-            *(f"[red]{sigmas(p)}[/red]" if p is not None and abs(p) > 3 else sigmas(p) for p in (to_exact, to_base)),
-        )
+        cells = _cells(row)
+        table.add_row(label(name), *(text for key, text in cells.items() if not (narrow and key in _LEFT_OUT_WHEN_NARROW)))
     return table
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    weighted, base = row.get("reweighted") or {}, row.get("baseline") or {}
+    to_exact = pull(row["value"], row.get("error"), row.get("exact"))
+    to_base = pull(row["value"], row.get("error"), base.get("value"), base.get("error"))
+    return {
+        "flow": uncertain(row["value"], row.get("error")),
+        "flow tau": significant(row.get("tau_int"), 2),
+        "reweighted": uncertain(weighted.get("value"), weighted.get("error")),
+        "baseline": uncertain(base.get("value"), base.get("error")),
+        "baseline tau": significant(base.get("tau_int"), 2),
+        "exact": alongside(row.get("exact"), row.get("error")),
+        "to exact": _marked(to_exact),
+        "to baseline": _marked(to_base),
+    }
+
+
+def _marked(distance: float | None) -> str:
+    text = sigmas(distance)
+    return f"[red]{text}[/red]" if distance is not None and abs(distance) > 3 else text

@@ -17,10 +17,6 @@ class Sample(Section):
     batch_size: Positive = 1024
     save_configurations: bool = False
 
-    def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        if self.num_samples % min(self.batch_size, self.num_samples):
-            yield "num_samples", f"must be a multiple of sample.batch_size = {self.batch_size}, got {self.num_samples}"
-
 
 Loop = Annotated[tuple[Positive, Positive], Strict(False)]
 
@@ -34,7 +30,10 @@ class Measure(Section):
 
     def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         theory = sections.get("theory")
-        if theory is None or self.wilson_loops is None:
+        if theory is None:
+            return
+        yield from self._unmeasurable(theory)
+        if self.wilson_loops is None:
             return
         if theory.kind == "phi4":
             yield "wilson_loops", "a scalar theory has no Wilson loops; leave this key out"
@@ -42,3 +41,20 @@ class Measure(Section):
         large = [list(loop) for loop in self.wilson_loops if max(loop) > min(theory.lattice)]
         if large:
             yield "wilson_loops", f"{large} do not fit into the lattice {list(theory.lattice)}"
+
+    def _unmeasurable(self, theory: Any) -> Iterator[tuple[str, str]]:
+        if self.observables is None or min(theory.lattice, default=0) < 1:
+            return
+        from latflow.groups import SUN, U1, RealLine
+        from latflow.lattice import Geometry
+        from latflow.observables import find
+
+        group = {"u1": U1, "phi4": RealLine}.get(theory.kind, lambda: SUN(theory.Nc))()
+        for name in self.observables:
+            try:
+                observable = None if name == "action_density" else find(name)
+            except ValueError as error:
+                yield "observables", str(error)
+                continue
+            if observable is not None and not observable.applies(group, Geometry(theory.lattice)):
+                yield "observables", f"{name} exists for {observable.condition}, not for this theory"

@@ -17,6 +17,7 @@ class Train(Section):
     batch_size: Annotated[int, Field(ge=2)] = 256
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 1e-4
     warmup_steps: NonNegative = 0
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -42,6 +43,8 @@ class Train(Section):
         theory, flow = sections.get("theory"), sections.get("flow")
         if self.anneal_from is not None and theory is not None and theory.kind == "phi4":
             yield "anneal_from", "only the coupling beta of gauge theories can be annealed"
+        if self.anneal_from is not None and self.estimator == "forward":
+            yield "anneal_from", "the exact samples of the forward estimator are those of the final coupling; leave this out"
         if self.estimator == "forward" and theory is not None and not _has_samples(theory):
             yield (
                 "estimator",

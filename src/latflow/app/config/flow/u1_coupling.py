@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from latflow.app.config.base import Integers, Positive
+from latflow.app.config.base import Integers, NonNegative
 from latflow.app.config.flow.base import FlowSection, KernelSize
 
 
@@ -17,7 +17,7 @@ class U1CouplingFlow(FlowSection):
     fits = ("u1",)
     advice = "use scalar-coupling for scalar fields"
     kind: Literal["u1-coupling"]
-    blocks: Positive = 4
+    blocks: NonNegative = 4
     mask: Literal["stripes", "diagonal", "coarse-to-fine"] = "stripes"
     width: Annotated[int, Field(ge=2)] = 4
     loop: Literal["plaquette", "staples"] = "staples"
@@ -32,6 +32,8 @@ class U1CouplingFlow(FlowSection):
             return  # reported by the theory
         from latflow.lattice import Geometry, coarse_to_fine, diagonal, stripes
 
+        if self.blocks == 0 and self.mask != "coarse-to-fine":
+            yield "blocks", 'must be positive, unless mask = "coarse-to-fine" makes layers of its own'
         geometry = Geometry(lattice)
         try:
             if self.mask == "coarse-to-fine":

@@ -1,0 +1,86 @@
+"""The sample stage: proposals of the flow, measured as they are drawn, and the exact chain made of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from latflow.app.analysis import weights_summary
+from latflow.app.measurements import functions
+from latflow.app.stages import models
+from latflow.app.stages.context import Context
+from latflow.errors import LatflowError
+from latflow.io.ensemble import EnsembleFile
+from latflow.samplers import draw_proposals
+
+
+def sample(context: Context) -> dict[str, Any]:
+    """Make `ensemble.h5` hold `sample.num_samples` proposals of the trained flow."""
+    config, run = context.config.sample, context.run
+    if context.config.train.steps == 0 and not models.exists(context):
+        models.save_untrained(context)
+    model = models.load(context)
+    fingerprint = models.fingerprint(run.model)
+    done = _drawn(context, fingerprint)
+    if done < config.num_samples:
+        run.provenance.update("sample", complete=False)
+        with context.timed("sample") as timer, context.progress("sample", config.num_samples, done) as progress:
+
+            def on_progress(drawn: int, total: int) -> None:
+                progress.update(drawn)
+                timer.tick()
+
+            draw_proposals(
+                model,
+                context.action,
+                functions(context.config, context.action),
+                run.ensemble,
+                context.key("sample"),
+                config.num_samples,
+                config.batch_size,
+                theory=context.theory,
+                metadata={"model": fingerprint, "recipe": context.config.name},
+                save_configurations=config.save_configurations,
+                on_progress=on_progress,
+                stop=context.stop,
+            )
+    else:
+        context.output.note(f"sample    complete: {done} proposals")
+    run.provenance.update("sample", complete=True, num_samples=config.num_samples)
+    return _result(context)
+
+
+def _drawn(context: Context, fingerprint: str) -> int:
+    """Proposals in the ensemble file, which is discarded if another model drew them."""
+    path = context.run.ensemble
+    if not path.exists():
+        return 0
+    with EnsembleFile.open(path) as file:
+        file.require(kind="flow", theory=context.theory)
+        rows, drawn_by = file.n_committed, (file.metadata or {}).get("model")
+    if drawn_by == fingerprint:
+        return rows
+    context.output.note("sample    the model was trained further: the ensemble is drawn anew")
+    path.unlink()
+    context.run.provenance.forget("sample")
+    return 0
+
+
+def _result(context: Context) -> dict[str, Any]:
+    with EnsembleFile.open(context.run.ensemble) as file:
+        weights = weights_summary(file, context.action)
+    return {**context.base_summary, **weights, "seconds": context.run.provenance.seconds()}
+
+
+def require_ensemble(context: Context) -> None:
+    """Raise LatflowError unless the ensemble is there, complete, of this theory and of the present model."""
+    path, wanted = context.run.ensemble, context.config.sample.num_samples
+    command = f"run `latflow sample {context.run.path}` first"
+    if not path.exists():
+        raise LatflowError(f"{context.run.path} holds no ensemble", command)
+    with EnsembleFile.open(path) as file:
+        file.require(kind="flow", theory=context.theory)
+        rows, drawn_by = file.n_committed, (file.metadata or {}).get("model")
+    if rows < wanted:
+        raise LatflowError(f"the ensemble in {path} holds {rows} of {wanted} proposals", command)
+    if models.exists(context) and drawn_by != models.fingerprint(context.run.model):
+        raise LatflowError(f"the ensemble in {path} was drawn by an earlier model than {context.run.model}", command)

@@ -1,0 +1,65 @@
+"""The train stage: fit the flow, or continue where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from latflow.app import build
+from latflow.app.stages import models
+from latflow.app.stages.context import Context
+from latflow.app.stages.training_log import TrainingLog
+from latflow.training import TrainSettings, fit
+
+_SHOWN = ("loss", "ess", "acceptance", "grad_norm", "learning_rate", "skipped", "coupling")
+
+
+def train(context: Context) -> dict[str, Any]:
+    """Make `model/` hold a flow trained for `train.steps` steps."""
+    wanted = context.config.train.steps
+    if models.exists(context) and int(models.description(context).get("steps", -1)) >= wanted:
+        if wanted:
+            context.output.note(f"train     complete: {wanted} steps")
+        return _result(context, models.description(context))
+    with context.timed("train") as timer:
+        model = build.build_model(context.config, context.action)
+        facts: dict[str, Any] = {"steps": 0}
+        if wanted:
+            model, facts = _fit(context, model, timer)
+        models.save(context, model, **facts)
+    context.run.provenance.update("train", complete=True, steps=wanted)
+    return _result(context, facts)
+
+
+def _fit(context: Context, model: Any, timer: Any) -> tuple[Any, dict[str, Any]]:
+    config, log = context.config.train, TrainingLog(context.run.training_log)
+    settings = TrainSettings(**config.model_dump())
+    context.run.provenance.update("train", complete=False, steps=config.steps)
+    last: dict[str, Any] = {}
+    with context.progress("train", config.steps, curves=("loss", "ess")) as progress:
+
+        def on_log(record: Mapping[str, Any]) -> None:
+            last.update(record)
+            log.append({**record, "seconds": round(timer.seconds, 3)})
+            progress.update(int(record["step"]), {k: record[k] for k in _SHOWN if k in record})
+            timer.tick()
+
+        result = fit(
+            model,
+            context.action,
+            settings,
+            context.key("train"),
+            directory=context.run.checkpoints,
+            on_log=on_log,
+            should_stop=lambda: bool(context.stop),
+            target=build.build_target(context.config, context.action),
+        )
+    if result.interrupted:
+        context.stop.check(f"{result.steps} of {config.steps} training steps")
+    known = {key: last.get(key) for key in ("loss", "ess", "acceptance")}
+    return result.model, {"steps": int(result.steps), "skipped": int(result.skipped), **known}
+
+
+def _result(context: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {key: facts.get(key) for key in ("steps", "loss", "ess", "acceptance", "skipped")}
+    return {**context.base_summary, **shown, "seconds": context.run.provenance.seconds(), "model": str(context.run.model)}
