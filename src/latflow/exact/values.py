@@ -57,6 +57,7 @@ def _scalar(geometry: Geometry, m2: float | None, lam: float) -> dict[str, Value
     free = FreeField(geometry, float(m2))
     two_point, V = np.asarray(free.two_point(), np.float64), geometry.volume
     magnetisation2 = float(free.susceptibility()) / V
+    mass = 2 * math.asinh(math.sqrt(m2) / 2)
     return values | {
         "phi2": float(free.phi2()),
         "phi4": 3 * float(free.phi2()) ** 2,
@@ -68,6 +69,9 @@ def _scalar(geometry: Geometry, m2: float | None, lam: float) -> dict[str, Value
         "abs_phi": float(np.sqrt(2 * free.phi2() / np.pi)),
         "susceptibility": float(free.susceptibility()),
         "binder_cumulant": 0.0,
+        "effective_mass": np.array([np.nan] + [mass] * (geometry.shape[0] // 2)),
+        "pole_mass": mass,
+        "correlation_length": 1 / math.sqrt(m2),
         "action_density": 0.5,
         "log_z": float(free.log_z()),
     }
