@@ -48,7 +48,7 @@ class EnsembleFile:
         *,
         settings: Any = None,
         metadata: Any = None,
-        state: Mapping[str, np.ndarray] | None = None,
+        state: Mapping[str, Any] | None = None,
         capacity: int = 1024,
     ) -> EnsembleFile:
         """A new, empty file, open for appending; an existing one is replaced.
@@ -96,11 +96,11 @@ class EnsembleFile:
         *,
         settings: Any = None,
         metadata: Any = None,
-        state: Mapping[str, np.ndarray] | None = None,
+        state: Mapping[str, Any] | None = None,
         capacity: int = 1024,
     ) -> EnsembleFile:
-        """`open` for appending if the file exists and is of the same kind, theory, settings, columns and state (else
-        MismatchError, which names what differs), `create` if it does not exist."""
+        """`open` for appending if the file exists and is of the same kind, theory, settings, columns and shapes of the state
+        (else MismatchError, which names what differs), `create` if it does not exist."""
         if not Path(path).exists():
             return cls.create(path, kind, theory, columns, settings=settings, metadata=metadata, state=state, capacity=capacity)
         file = cls.open(path, "a")
@@ -311,7 +311,7 @@ def _store(fd: int, layout: lay.Layout, rows: int, generation: int, state: Mappi
     lay.write_all(fd, np.int64(rows).astype("<i8").tobytes(), layout.counter_at)
 
 
-def _slots(state: Mapping[str, np.ndarray] | None) -> dict[str, tuple]:
+def _slots(state: Mapping[str, Any] | None) -> dict[str, tuple]:
     return {name: (value.shape, value.dtype) for name, value in (state or {}).items()}
 
 

@@ -72,7 +72,8 @@ def run_chain(
             f"num_steps={num_steps} and measure_every={measure_every} must be positive and divisible, "
             f"thermalisation={thermalisation} and save_every={save_every} not negative"
         )
-    states = _start(kernel, fields)
+    begin = _start if not Path(path).exists() else eqx.Partial(eqx.filter_eval_shape, _start)
+    states = begin(kernel, fields)
     shapes = eqx.filter_eval_shape(_record, dict(observables or {}), states, _blank_info(kernel, states), bool(save_every))
     columns = {name: (leaf.shape, leaf.dtype, save_every if name == "configurations" else 1) for name, leaf in shapes.items()}
     fixed = {
@@ -218,8 +219,10 @@ def _leaves(kernel: AbstractKernel, states: PyTree) -> dict[str, Any]:
     return {name: leaf for name, leaf in named.items() if 0 not in np.shape(leaf)}
 
 
-def _pack(kernel: AbstractKernel, states: PyTree, step: int) -> dict[str, np.ndarray]:
-    return {**{name: np.asarray(leaf) for name, leaf in _leaves(kernel, states).items()}, "step": np.asarray(step, np.int64)}
+def _pack(kernel: AbstractKernel, states: PyTree, step: int) -> dict[str, Any]:
+    leaves = _leaves(kernel, states)
+    arrays = {k: v if isinstance(v, jax.ShapeDtypeStruct) else np.asarray(v) for k, v in leaves.items()}
+    return {**arrays, "step": np.asarray(step, np.int64)}
 
 
 def _unpack(stored: dict[str, np.ndarray], kernel: AbstractKernel, states: PyTree) -> tuple[AbstractKernel, PyTree, int]:

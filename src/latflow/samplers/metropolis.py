@@ -10,11 +10,18 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class Position(NamedTuple):
-    """Where a chain stands: at the proposal number `index`, of weight `log_weight`, after `count` proposals."""
+    """Where a chain stands: at the proposal number `index`, of weight `log_weight`, after `count` proposals.
+
+    `log_weight` is minus infinity as long as no proposal was usable; `Position.start()` is that of a new chain.
+    """
 
     index: Int[Array, ""]
     log_weight: Float[Array, ""]
     count: Int[Array, ""]
+
+    @classmethod
+    def start(cls) -> Position:
+        return cls(jnp.asarray(0), jnp.asarray(-jnp.inf), jnp.asarray(0))
 
 
 class MetropolisChain(NamedTuple):
@@ -36,9 +43,7 @@ def independence_metropolis(
     `fold_in(key, i)`, so one call and several calls give the same chain.
     """
     weights = jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
-    if start is None:
-        first = jnp.argmax(jnp.isfinite(weights))
-        start = Position(first, weights[first], jnp.zeros_like(first))
+    start = Position.start() if start is None else start
     numbers = start.count + jnp.arange(weights.size, dtype=start.index.dtype)
     uniform = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (), weights.dtype))(numbers)
 
@@ -48,7 +53,9 @@ def independence_metropolis(
         index, weight = jnp.where(accept, number, index), jnp.where(accept, candidate, weight)
         return (index, weight), (index, accept)
 
-    current = (start.index, start.log_weight.astype(weights.dtype))
+    first, unstarted = jnp.argmax(jnp.isfinite(weights)), jnp.isneginf(start.log_weight)
+    weight = jnp.where(unstarted, weights[first], start.log_weight.astype(weights.dtype))
+    current = (jnp.where(unstarted, numbers[first], start.index), weight)
     return MetropolisChain(*jax.lax.scan(step, current, (numbers, weights, jnp.log(uniform)))[1])
 
 

@@ -76,7 +76,7 @@ def draw_proposals(
             chain = independence_metropolis(accept_key, jnp.asarray(log_weight), position)
             rows["chain_index"] = np.asarray(chain.chain_index, np.int64)
             rows["accepted"] = np.asarray(chain.accepted)
-            if position is None and not np.isfinite(log_weight).any():
+            if batch == 0 and not np.isfinite(log_weight).any():
                 raise LatflowError(
                     f"none of the first {len(log_weight)} proposals has a finite weight", "train the model longer or anew"
                 )
@@ -112,11 +112,11 @@ def _draw(
     return {**out, "configurations": fields} if with_fields else out
 
 
-def _position(file: EnsembleFile) -> Position | None:
-    """Where the chain in the file stands, None before it has begun."""
+def _position(file: EnsembleFile) -> Position:
+    """Where the chain in the file stands."""
     n = file.n_committed
     if n == 0:
-        return None
+        return Position.start()
     index = int(file.read("chain_index", n - 1)[0])
     log_weight = -file.read("action", index, index + 1)[0] - file.read("log_q", index, index + 1)[0]
     return Position(jnp.asarray(index), jnp.asarray(log_weight), jnp.asarray(n))
