@@ -89,8 +89,8 @@ def test_page_holds_every_part_in_order(pages):
         assert "latflow run" in text and "Resolved configuration" in text
     assert "0.6213(61)" in pages["u1"] and "of 4,096 proposals" in pages["u1"]
     assert "exact 33.21480" in pages["u1"] and "no closed form known" in pages["phi4"]
-    assert "U(1) gauge theory in 2 dimensions, 8 × 8, β = 2" in pages["u1"]
-    assert "φ⁴ theory in 2 dimensions, 8 × 8, m² = −4, λ = 6.008" in pages["phi4"]
+    assert "U(1) gauge theory in 2 dimensions, 8 × 8, β = 2" in words(pages["u1"])
+    assert "φ⁴ theory in 2 dimensions, 8 × 8, m² = −4, λ = 6.008" in words(pages["phi4"])
 
 
 def test_page_is_self_contained_small_and_reproducible(runs, pages, tmp_path):

@@ -60,6 +60,7 @@ class ObservableTable:
 
     rows: list[ObservableRow]
     verdict: str
+    alarming: bool
     has_exact: bool
     has_reweighted: bool
     has_baseline: bool
@@ -97,6 +98,7 @@ def observable_table(run: RunData) -> ObservableTable:
     return ObservableTable(
         rows=rows,
         verdict=_agreement(flow_label(run), pulls),
+        alarming=any(pull > LIMIT for pull, _, _ in pulls),
         has_exact=any(row.exact != "–" for row in rows),
         has_reweighted=any(row.reweighted.text != "–" for row in rows),
         has_baseline=any(row.baseline.text != "–" for row in rows),
@@ -166,7 +168,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class CostTable:
-    """Rows of (what, flow, baseline), and the sentences that say which method wins."""
+    """Rows of (what, flow, baseline), none before there is a cost, and the sentences that say which method wins."""
 
     rows: list[tuple[str, str, str]]
     verdict: str
@@ -248,7 +250,7 @@ def cost_table(run: RunData) -> CostTable:
     ]
     if flow and baseline:
         rows.append(("Training is paid back after", _break_even_text(flow, baseline), ""))
-    return CostTable(rows, cost_verdict(run, flow, baseline))
+    return CostTable(rows if flow or baseline else [], cost_verdict(run, flow, baseline))
 
 
 def break_even(flow: Cost, baseline: Cost) -> float | None:

@@ -46,7 +46,7 @@ def _panel(name: str, ours: Float[np.ndarray, " n"], error: Float[np.ndarray, " 
     logarithmic = bool(np.all(positive > 0) and positive.max() > 10 * positive.min())
     points: dict[str, Any] = {"fmt": "o", "markersize": 3.4, "elinewidth": 1.1}
     caption = "Error bars are one standard error."
-    with canvas("separation in time", "logarithmic scale" if logarithmic else label(name)) as drawing:
+    with canvas("separation in time", "average, logarithmic scale" if logarithmic else "average") as drawing:
         if exact is not None and exact.shape == ours.shape:
             drawing.axes.plot(x, exact, color=EXACT, linestyle=(0, (5, 3)), linewidth=1.2)
             caption = "Dashed: exact."

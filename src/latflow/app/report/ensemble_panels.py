@@ -114,11 +114,13 @@ def _stuck(stretches: np.ndarray, steps: int) -> Panel:
     at_least = np.cumsum(number[::-1])[::-1]
     longest = int(lengths[-1])
     with canvas("rejections in a row, at least", "stretches in the chain") as drawing:
-        drawing.axes.step(np.append(lengths, longest + 1), np.append(at_least, at_least[-1]), where="pre", color=FLOW)
+        drawing.axes.step(
+            np.insert(lengths.astype(float), 0, 0.5), np.insert(at_least, 0, at_least[0]), where="pre", color=FLOW
+        )
         log_ticks(drawing.axes, "y")
         if longest > 40:
             log_ticks(drawing.axes, "x")
-        drawing.axes.set_xlim(1, max(longest * 1.06, 2.5))
+        drawing.axes.set_xlim(0.5, max(longest * 1.06, 2.5))
         drawing.axes.set_ylim(0.7, 1.6 * float(at_least[0]))
         svg = drawing.svg("stuck")
     caption = (

@@ -12,6 +12,8 @@ from latflow.app.report.numbers import alongside, baseline_label, count, duratio
 from latflow.app.report.run_data import RunData, section
 from latflow.app.report.series import stuck_stretches
 
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+
 
 @dataclass(frozen=True)
 class Headline:
@@ -30,9 +32,13 @@ def theory(run: RunData) -> str:
         named = run.summary.get("theory")
         return named if isinstance(named, str) else "theory not recorded"
     names = {"u1": "U(1) gauge theory", "sun": f"SU({table.get('Nc', 'N')}) gauge theory", "phi4": "φ⁴ theory"}
-    shape = " × ".join(str(extent) for extent in lattice)
+    shape = _NO_BREAK.join(" × ".join(str(extent) for extent in lattice).split(" "))
     couplings = [("beta", "β"), ("m2", "m²"), ("kappa", "κ"), ("lam", "λ")]
-    values = [minus(f"{symbol} = {table[key]:g}") for key, symbol in couplings if finite(table.get(key)) is not None]
+    values = [
+        minus(f"{symbol}{_NO_BREAK}={_NO_BREAK}{table[key]:g}")
+        for key, symbol in couplings
+        if finite(table.get(key)) is not None
+    ]
     kind = names.get(str(table.get("kind")), str(table.get("kind")))
     return ", ".join([f"{kind} in {len(lattice)} dimension{'s' if len(lattice) > 1 else ''}", shape, *values])
 
@@ -57,7 +63,7 @@ def headlines(run: RunData) -> list[Headline]:
     stages = [run.seconds(stage) for stage in ("train", "sample")]
     if any(stage is not None for stage in stages):
         baseline = run.seconds("baseline")
-        note = f"{baseline_label(run.baseline_kind)} took {duration(baseline)}" if baseline else "without a baseline"
+        note = f"{baseline_label(run.baseline_kind)} took {duration(baseline)}" if baseline else "no baseline so far"
         found.append(Headline("Total cost", duration(sum(stage or 0.0 for stage in stages)), note))
     return found
 
