@@ -85,7 +85,9 @@ class U1Coupling(AbstractBijection):
         view = self.view(theta)
         angle, log_slope = transform(view.angle, self._parameters(view.near, view.far), self.bins)
         mu = mask.orientation
-        theta = theta.at[mu].add(mask.expand(angle - view.angle))
+        move = mask.expand(angle - view.angle)[None]
+        rest = [(0, 0, 0)] * mask.geometry.Nd
+        theta = theta + jax.lax.pad(move, jnp.zeros((), move.dtype), [(mu, mask.geometry.Nd - 1 - mu, 0), *rest])
         theta = theta if self.phase is None else jnp.roll(theta, self.phase, axis)
         return theta, jnp.sum(log_slope)
 

@@ -125,3 +125,26 @@ def circular_inverse(y: Float[Array, "..."], raw: Float[Array, "P ..."], bins: i
     """(x, log dx/dy), the inverse of `circular_forward`."""
     k, rotation = circular_knots(raw, bins)
     return spline_inverse(wrap(y - rotation), k)
+
+
+def _interval_knots(width: Float[Array, "K ..."], height: Float[Array, "K ..."], slope: Float[Array, "M ..."], bound: float) -> Knots:
+    one = jnp.ones_like(width[:1])
+    return knots(width, height, jnp.concatenate([one, _derivatives(slope), one]), bound)
+
+
+def interval_forward(
+    x: Float[Array, "..."], width: Float[Array, "K ..."], height: Float[Array, "K ..."], slope: Float[Array, "M ..."], bound: float
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """(y, log dy/dx) of the spline on [-bound, bound] with M = K - 1 inner slopes; the identity outside."""
+    inside = jnp.abs(x) < bound
+    y, log_slope = spline_forward(jnp.clip(x, -bound, bound), _interval_knots(width, height, slope, bound))
+    return jnp.where(inside, y, x), jnp.where(inside, log_slope, 0)
+
+
+def interval_inverse(
+    y: Float[Array, "..."], width: Float[Array, "K ..."], height: Float[Array, "K ..."], slope: Float[Array, "M ..."], bound: float
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """(x, log dx/dy), the inverse of `interval_forward`."""
+    inside = jnp.abs(y) < bound
+    x, log_slope = spline_inverse(jnp.clip(y, -bound, bound), _interval_knots(width, height, slope, bound))
+    return jnp.where(inside, x, y), jnp.where(inside, log_slope, 0)

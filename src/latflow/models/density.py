@@ -36,6 +36,14 @@ class FlowModel(eqx.Module):
         z, log_det = self.bijection.inverse_and_log_det(y, context)
         return self.prior.log_density(z) + log_det
 
+    def partition(self) -> tuple[FlowModel, FlowModel]:
+        """(parameters, rest): floating-point arrays of the bijection, and of the prior if it is trainable."""
+        parameters = jax.tree.map(lambda _: False, self)
+        parameters = eqx.tree_at(lambda m: m.bijection, parameters, jax.tree.map(eqx.is_inexact_array, self.bijection))
+        if self.prior.trainable:
+            parameters = eqx.tree_at(lambda m: m.prior, parameters, jax.tree.map(eqx.is_inexact_array, self.prior))
+        return eqx.partition(self, parameters)
+
     def sample_batch(self, key: PRNGKeyArray, size: int) -> tuple[Inexact[Array, "batch ..."], Float[Array, " batch"]]:
         """`size` independent configurations (batch axis first) and their log q."""
         keys = jax.random.split(key, size)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
+from latflow.exact import FreeField
 from latflow.groups import AbstractGroup
 from latflow.lattice import Geometry
 
@@ -27,6 +28,11 @@ class AbstractPrior(eqx.Module):
     @abc.abstractmethod
     def log_density(self, x: Field) -> Float[Array, ""]:
         """log r(x), normalised."""
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the floating-point arrays of the prior are parameters of the model."""
+        return False
 
     def sample_and_log_density(self, key: PRNGKeyArray) -> tuple[Field, Float[Array, ""]]:
         x = self.sample(key)
@@ -72,3 +78,32 @@ class ExactPrior(AbstractPrior):
 
     def log_density(self, x: Field) -> Float[Array, ""]:
         return self.theory.log_density(x)
+
+
+class FreeFieldPrior(AbstractPrior):
+    """A free scalar field whose mass squared exp(log_m2) is trained together with the flow: it carries the long-distance
+    modes from the start, so that the flow only learns the interaction."""
+
+    log_m2: Float[Array, ""]
+    geometry: Geometry = eqx.field(static=True)
+    dtype: Any = eqx.field(static=True)
+
+    def __init__(self, geometry: Geometry, m2: float, dtype=jnp.float32):
+        """Raises ValueError unless m2 > 0."""
+        if not m2 > 0:
+            raise ValueError(f"a free field needs a positive mass squared, got m2 = {m2}")
+        self.geometry, self.dtype = geometry, dtype
+        self.log_m2 = jnp.asarray(math.log(m2), dtype)
+
+    @property
+    def trainable(self) -> bool:
+        return True
+
+    def _theory(self) -> FreeField:
+        return FreeField(self.geometry, jnp.exp(self.log_m2), self.dtype)
+
+    def sample(self, key: PRNGKeyArray) -> Field:
+        return self._theory().sample(key)
+
+    def log_density(self, x: Field) -> Float[Array, ""]:
+        return self._theory().log_density(x)

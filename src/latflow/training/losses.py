@@ -1,0 +1,75 @@
+"""Gradient estimators of the Kullback-Leibler divergence between a flow q and a target p = exp(-S) / Z.
+
+Every loss maps (parameters, rest, action, key) to (loss, log weights of the batch). The reverse losses return
+E_q[log q + S] = KL(q|p) - log Z. Its total derivative is
+
+    d/dtheta E[log q_theta(y) + S(y)],  y = f_theta(z),
+      = E[(d/dy)(log q_theta(y) + S(y)) dy/dtheta] + E[(d/dtheta) log q_theta(y) at fixed y].
+
+The last term has zero mean but not zero variance; the path gradient (2206.09016, 2207.08219) leaves it out, so that its
+variance vanishes as q approaches p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from latflow.actions import AbstractAction
+from latflow.models import AbstractPrior, FlowModel
+
+LossValue = tuple[Float[Array, ""], Float[Array, " batch"]]
+Loss = Callable[[FlowModel, FlowModel, AbstractAction, PRNGKeyArray], LossValue]
+
+# Inside a step the batch is the last, contiguous axis; see FlowModel.
+_LAST = -1
+
+
+def _draw(model: FlowModel, key: PRNGKeyArray, size: int):
+    return jax.vmap(model.sample_and_log_q, out_axes=(_LAST, 0))(jax.random.split(key, size))
+
+
+def plain_reverse_kl(size: int) -> Loss:
+    """E_q[log q + S] over `size` draws, differentiated through both terms."""
+
+    def loss(parameters: FlowModel, rest: FlowModel, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
+        y, log_q = _draw(eqx.combine(parameters, rest), key, size)
+        log_weight = -jax.vmap(action, in_axes=_LAST)(y) - log_q
+        return -jnp.mean(log_weight), log_weight
+
+    return loss
+
+
+def path_reverse_kl(size: int) -> Loss:
+    """The same value with the path gradient: log q is evaluated by the inverse with parameters held fixed."""
+
+    def loss(parameters: FlowModel, rest: FlowModel, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
+        y, log_q = _draw(eqx.combine(parameters, rest), key, size)
+        fixed = eqx.combine(jax.lax.stop_gradient(parameters), rest)
+
+        def difference(y):
+            energy = jax.vmap(action, in_axes=_LAST)(y)
+            return jnp.sum(jax.vmap(fixed.log_q, in_axes=_LAST)(y) + energy), energy
+
+        pull, energy = jax.grad(difference, has_aux=True)(jax.lax.stop_gradient(y))
+        log_weight = jax.lax.stop_gradient(-energy - log_q)
+        surrogate = jnp.sum(y * jax.lax.stop_gradient(pull)) / size
+        return surrogate - jax.lax.stop_gradient(surrogate) - jnp.mean(log_weight), log_weight
+
+    return loss
+
+
+def forward_kl(size: int, target: AbstractPrior) -> Loss:
+    """-E_p[log q] over `size` exact draws of the target; the log weights are those of the target's draws."""
+
+    def loss(parameters: FlowModel, rest: FlowModel, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
+        y = jax.vmap(target.sample, out_axes=_LAST)(jax.random.split(key, size))
+        log_q = jax.vmap(eqx.combine(parameters, rest).log_q, in_axes=_LAST)(y)
+        log_weight = jax.lax.stop_gradient(-jax.vmap(action, in_axes=_LAST)(y) - log_q)
+        return -jnp.mean(log_q), log_weight
+
+    return loss
