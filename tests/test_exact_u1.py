@@ -13,6 +13,7 @@ import scipy.stats
 
 from latflow.actions import WilsonGauge
 from latflow.exact import TorusU1, TorusU1Sampler, exact_values, fixed_von_mises
+from latflow.exact.u1_2d_sampler import _bound_excess
 from latflow.groups import U1, wrap
 from latflow.lattice import Geometry
 from latflow.loops import plaquette, polyakov_loop, wilson_loop
@@ -201,9 +202,14 @@ def test_frozen_lattices_are_sampled_by_rejection():
     assert theta.shape == (2, 1, 1) and float(log_density) == pytest.approx(0, abs=1e-12)
     geometry = Geometry((2, 2))
     sampler = TorusU1Sampler(geometry, 50.0)
-    links = jax.jit(jax.vmap(sampler.sample))(jax.random.split(jax.random.key(5), 4096))
+    keys = jax.random.split(jax.random.key(5), 4096)
+    links = jax.jit(jax.vmap(sampler.sample))(keys)
     P = jax.vmap(lambda x: plaquette(U1(), geometry, x, 0, 1))(links)
     within(np.cos(np.asarray(P))[:, 1, 0], TorusU1(geometry, 50.0).plaquette())
+    bound = 1 + _bound_excess(4, 50.0)
+    accepted = jax.jit(jax.vmap(lambda key: sampler._attempt(key, bound).accepted))(keys)
+    within(np.asarray(accepted), sampler.acceptance)
+    assert sampler.acceptance < 0.5 and TorusU1Sampler(Geometry((64, 64)), 16.0).acceptance == pytest.approx(1)
 
 
 def test_single_precision_keeps_the_constraint():

@@ -58,6 +58,13 @@ class TorusU1Sampler(eqx.Module):
         self.dtype = jax.dtypes.canonicalize_dtype(dtype)
         self.log_z = TorusU1(geometry, self.beta).log_z()
 
+    @property
+    def acceptance(self) -> float:
+        """The fraction of orbits that is accepted, <r> / M with <r> = sum_m (I_m / I_0)^V."""
+        V = self.geometry.volume
+        log_free = V * (math.log(scipy.special.ive(0, self.beta)) + self.beta)
+        return math.exp(self.log_z - log_free) / (1 + _bound_excess(V, self.beta))
+
     def sample(self, key: PRNGKeyArray) -> Links:
         """One configuration of angles in [-pi, pi], shape (2, L0, L1), independent of every other key's."""
         plaquette_key, link_key = jax.random.split(key)

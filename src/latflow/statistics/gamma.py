@@ -74,15 +74,18 @@ def derived_observable(function: Callable[..., Any], observables: Sequence[Obs])
     with _double_precision():
         means = np.array([obs.value for obs in flat])
         value = np.asarray(unpacked(means), np.float64)
-        gradient = np.asarray(jax.jacrev(unpacked)(jnp.asarray(means)), np.float64)
+        # forward mode: in reverse mode one undefined entry would spoil the derivatives of all
+        gradient = np.asarray(jax.jacfwd(unpacked)(jnp.asarray(means)), np.float64)
     result = np.empty(value.shape, dtype=object)
     for index in np.ndindex(value.shape):
         if np.isfinite(value[index]) and np.all(np.isfinite(gradient[index])):
             # pyerrors evaluates the function at replica means too, where only the linear part is wanted
+            slope = gradient[index]
+            used = np.flatnonzero(slope) if slope.any() else np.zeros(1, int)
             result[index] = pe.derived_observable(
-                lambda x, index=index, **_: np.float64(value[index] + gradient[index] @ (x - means)),
-                flat,
-                man_grad=gradient[index],
+                lambda x, v=value[index], g=slope[used], m=means[used], **_: np.float64(v + g @ (x - m)),
+                [flat[i] for i in used],
+                man_grad=slope[used],
             )
     return result[()]
 
