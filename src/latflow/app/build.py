@@ -19,7 +19,7 @@ from latflow.app.config import theory as ct
 from latflow.errors import LatflowError
 from latflow.exact import FreeField, TorusU1Sampler
 from latflow.flows import AbstractBijection, Identity, u1_coupling_flow
-from latflow.groups import SUN, U1
+from latflow.groups import SUN, U1, RealLine
 from latflow.kernels import HMC, AbstractKernel, heatbath_sweep
 from latflow.lattice import Geometry
 from latflow.models import AbstractPrior, ExactPrior, FlowModel, HaarPrior, NormalPrior
@@ -84,7 +84,7 @@ FLOWS: dict[type, Callable[[Any, Setting, PRNGKeyArray], AbstractBijection]] = {
 
 
 BASELINES: dict[type, Callable[[Any, AbstractAction], AbstractKernel]] = {
-    cb.HMCBaseline: lambda b, action: HMC(action, b.tau, b.num_steps, b.integrator),
+    cb.HMCBaseline: lambda b, action: HMC(action, b.tau, b.num_steps, b.integrator, jitter=b.jitter),
     cb.HeatbathBaseline: lambda b, action: heatbath_sweep(action, b.overrelaxation),
 }
 
@@ -129,9 +129,12 @@ def build_baseline(config: Config, action: AbstractAction) -> AbstractKernel:
 
 
 def start_field(config: Config, action: AbstractAction, key: PRNGKeyArray) -> Any:
-    """A hot start for a chain: Haar links, or Gaussian sites."""
+    """Where a chain starts: "hot" is Haar links or Gaussian sites, "cold" the identity or zero."""
     at = setting(config)
-    if isinstance(action, Phi4):
+    if config.baseline.start == "cold":  # type: ignore[union-attr]
+        points = action.field_shape[len(action.group.colour_shape) :]
+        return action.group.identity(points, at.field_dtype)
+    if isinstance(action.group, RealLine):
         return NormalPrior(at.geometry, 1.0, at.field_dtype).sample(key)
     return HaarPrior(at.geometry, action.group, at.field_dtype).sample(key)
 

@@ -55,7 +55,7 @@ def _enable_cache() -> None:
         return
     if os.access(directory, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(directory))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
 
 
 def describe() -> dict[str, object]:

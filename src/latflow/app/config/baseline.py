@@ -14,16 +14,20 @@ class _Chain(Section):
     chains: Positive = 8
     thermalisation: NonNegative = 200
     trajectories: Annotated[int, Field(ge=8)] = 1000
+    start: Literal["hot", "cold"] = "hot"
 
 
 class HMCBaseline(_Chain):
-    """Hybrid Monte Carlo; the step size is tuned to `target_acceptance` during thermalisation."""
+    """Hybrid Monte Carlo with trajectories of length `tau`, cut into as many steps as `target_acceptance` takes (`num_steps` is
+    where the tuning starts). Each trajectory varies its length by up to `jitter`, relative: without it a nearly free mode whose
+    period fits the trajectory never changes its amplitude."""
 
     kind: Literal["hmc"]
     tau: PositiveFloat = 1.0
     num_steps: Positive = 10
     integrator: Literal["leapfrog", "omelyan2", "omelyan4", "force-gradient"] = "omelyan2"
     target_acceptance: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.25
 
 
 class HeatbathBaseline(_Chain):

@@ -34,8 +34,10 @@ def baseline(context: Context) -> None:
     with context.timed("baseline") as timer:
         settings = {**config.model_dump(mode="json", exclude={"trajectories"}), "precision": context.config.precision}
         if isinstance(config, HMCBaseline):
-            num_steps = _known_num_steps(context) or _tuned_num_steps(config, kernel, fields, tune_key)
-            kernel = HMC(context.action, config.tau, num_steps, config.integrator)
+            num_steps = _known_num_steps(context)
+            if num_steps is None:
+                num_steps, fields = _tuned(config, kernel, fields, tune_key)
+            kernel = HMC(context.action, config.tau, num_steps, config.integrator, jitter=config.jitter)
             settings["tuned_num_steps"] = num_steps
         total = config.thermalisation + config.trajectories
         with context.progress("baseline", total) as progress:
@@ -79,8 +81,12 @@ def _known_num_steps(context: Context) -> int | None:
     return number if isinstance(number, int) and number > 0 else None
 
 
-def _tuned_num_steps(config: HMCBaseline, kernel: AbstractKernel, fields: Any, key: Any) -> int:
-    """Steps into which a trajectory of length tau must be cut for the wanted acceptance."""
+def _tuned(config: HMCBaseline, kernel: AbstractKernel, fields: Any, key: Any) -> tuple[int, Any]:
+    """(steps into which a trajectory of length tau must be cut for the wanted acceptance, fields after the tuning).
+
+    The chains go on from those fields: far from equilibrium the tuned step would be too long, and tuning has led them there
+    with steps that were short enough.
+    """
     states = eqx.filter_jit(eqx.filter_vmap(kernel.init))(fields)
     tuned = tune_step_size(kernel, key, states, config.target_acceptance, _TUNING_STEPS)
-    return tuned.kernel.with_tau(config.tau).num_steps  # type: ignore[attr-defined]
+    return tuned.kernel.with_tau(config.tau).num_steps, tuned.states.field  # type: ignore[attr-defined]
