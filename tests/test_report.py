@@ -51,6 +51,7 @@ def test_numbers_are_written_as_physicists_write_them():
     assert uncertain(1234.4, 56.0) == "1,234(56)"
     assert uncertain(0.5, None) == "0.5" and uncertain(float("nan"), 0.1) == "–" and uncertain(None) == "–"
     assert alongside(0.6977746, 0.00034) == "0.697775"
+    assert uncertain(605.9786617, 1e-12) == alongside(605.9786617, 1e-12) == "605.979" and uncertain(0.0, 0.0) == "0"
     assert significant(1239.7) == "1,240" and significant(0.0021449) == "0.00214" and significant(2.5e-7, 2) == "2.5 × 10⁻⁷"
     assert duration(0.417) == "0.42 s" and duration(192) == "3 min 12 s" and duration(3 * 3600 + 305) == "3 h 05 min"
     assert duration(np.float32(99.97)) == "1 min 40 s"
@@ -75,7 +76,7 @@ def test_series_tools():
     assert list(stuck_stretches(np.array([True, False, False, True, True, False]))) == [2, 1]
     assert stuck_stretches(np.ones(5, bool)).size == 0
     assert thin(10, 20).tolist() == list(range(10))
-    assert len(thin(10_000, 300)) == 300 and thin(10_000, 300)[-1] == 9999
+    assert len(thin(10_000, 300)) <= 300 and np.all(np.diff(thin(10_000, 300)) == 34)
     assert np.allclose(common_edges([np.array([-1.0, 2.0]), np.array([0.0])]), [-1.5, -0.5, 0.5, 1.5, 2.5])
 
 

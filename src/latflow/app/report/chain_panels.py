@@ -18,13 +18,16 @@ from latflow.app.report.series import Autocorrelation, autocorrelation, block_le
 from latflow.statistics import Histogram, histogram, ratio
 
 _CORRELATED = ("q", "q2", "magnetisation", "abs_magnetisation", "plaquette", "phi2", "polyakov", "action_density")
+# Functions of another observable, configuration by configuration.
+_SAME = {"action_density": "plaquette", "wilson_loop_1x1": "plaquette", "chi_top": "q2", "magnetisation2": "abs_magnetisation"}
+_SAME |= {"magnetisation4": "abs_magnetisation", "q4": "q2"}
 _DISTRIBUTED = ("plaquette", "magnetisation", "q", "abs_magnetisation", "action_density", "polyakov")
 
 
 def autocorrelation_panels(run: RunData) -> list[Panel]:
     """Up to four observables, slow ones first, each with the functions of both chains and their windows."""
     panels = []
-    for name in _chosen(run, _CORRELATED, {"action_density": "plaquette"}):
+    for name in _chosen(run, _CORRELATED, _SAME):
         ours, theirs = _both(run, name)
         found = [(flow_label(run), FLOW, ours), (baseline_label(run.baseline_kind), BASELINE, theirs)]
         functions = [(who, color, autocorrelation(series)) for who, color, series in found if series is not None]
@@ -58,7 +61,7 @@ def _autocorrelation(name: str, functions: list[tuple[str, str, Autocorrelation]
 def distribution_panels(run: RunData) -> list[Panel]:
     """Histograms of up to four observables with the ratio of flow chain to baseline underneath."""
     panels = []
-    for name in _chosen(run, _DISTRIBUTED, {"action_density": "plaquette", "q2": "q"}):
+    for name in _chosen(run, _DISTRIBUTED, _SAME | {"q2": "q"}):
         ours, theirs = _both(run, name)
         present = [series for series in (ours, theirs) if series is not None and np.all(np.isfinite(series))]
         if present and np.ptp(np.concatenate([series.ravel() for series in present])) > 0.0:
@@ -79,11 +82,15 @@ def _distribution(
         if flow:
             steps = np.append(flow.density, flow.density[-1])
             drawing.axes.fill_between(edges, steps, step="post", color=FLOW, alpha=0.24, linewidth=0)
+            low, high = flow.density - flow.density_error, flow.density + flow.density_error
+            drawing.axes.bar(centres, high - low, 0.999 * np.diff(edges), low, color=FLOW, alpha=0.3, linewidth=0)
             drawing.axes.stairs(flow.density, edges, color=FLOW, linewidth=1.2, baseline=None)
         if baseline:
             points: dict[str, Any] = {"fmt": "o", "markersize": 3, "color": BASELINE, "elinewidth": 1.1}
             drawing.axes.errorbar(centres, baseline.density, baseline.density_error, **points)
-        drawing.axes.set_ylim(0.0, 1.1 * max(float(each.density.max()) for each in (flow, baseline) if each))
+        drawing.axes.set_ylim(
+            0.0, 1.06 * max(float((each.density + each.density_error).max()) for each in (flow, baseline) if each)
+        )
         drawing.axes.set_xlim(edges[0], edges[-1])
         caption = "There is no baseline to compare with." if flow else "The flow chain does not exist yet."
         if flow and baseline and drawing.ratio is not None:
@@ -107,9 +114,9 @@ def _draw_ratio(axes: Axes, centres: Float[np.ndarray, " bins"], flow: Histogram
     axes.axhline(1.0, color=INK, linewidth=0.8)
     axes.errorbar(centres[good], value[good], error[good], fmt="o", markersize=2.6, color=FLOW, elinewidth=1.1)
     reach = float(np.quantile(np.abs(value[good] - 1) + error[good], 0.95)) if good.any() else 0.5
-    reach = next((step for step in (0.02, 0.05, 0.1, 0.2, 0.5) if step >= 0.8 * reach), 0.8)
-    axes.set_ylim(1 - 1.25 * reach, 1 + 1.25 * reach)
-    axes.set_yticks([1 - reach, 1.0, 1 + reach])
+    reach = next((step for step in (0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if step >= 0.8 * reach), 2.0)
+    axes.set_ylim(max(1 - 1.25 * reach, 0.0), 1 + 1.25 * reach)
+    axes.set_yticks([max(1 - reach, 0.0), 1.0, 1 + reach])
     outside = int(np.count_nonzero(np.abs(value[good] - 1) > 2 * error[good]))
     expected = 0.05 * good.sum()
     return (

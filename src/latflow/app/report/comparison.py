@@ -18,6 +18,7 @@ from latflow.app.report.numbers import (
     duration,
     finite,
     label,
+    order,
     percent,
     quantity,
     sigmas,
@@ -107,7 +108,7 @@ def observable_table(run: RunData) -> ObservableTable:
 
 def _scalars(run: RunData) -> Iterator[tuple[str, dict[str, Any]]]:
     shared = section(section(run.summary, "baseline"), "observables")
-    for name, entry in run.observables.items():
+    for name, entry in sorted(run.observables.items(), key=lambda item: order(item[0])):
         if not isinstance(entry.get("value"), list):
             yield name, {**entry, "baseline": section(entry, "baseline") or section(shared, name)}
 

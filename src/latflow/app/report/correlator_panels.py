@@ -20,6 +20,8 @@ def correlator_panels(run: RunData) -> list[Panel]:
     """A panel for every vector in `observables.json` (at most four), in the order of the file."""
     panels = []
     for name, entry in run.observables.items():
+        if name == "two_point" and "two_point_connected" in run.observables:
+            continue  # the same up to a constant
         ours, error = _numbers(entry.get("value")), _numbers(entry.get("error"))
         if ours is not None and error is not None and ours.shape == error.shape and np.isfinite(ours).sum() > 1:
             panels.append(_panel(name, ours, error, entry))

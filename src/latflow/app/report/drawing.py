@@ -142,7 +142,8 @@ def log_ticks(axes: Axes, axis: str) -> None:
     """Make `axis` ("x" or "y") logarithmic with powers of ten written as a reader writes them."""
     axes.set_xscale("log") if axis == "x" else axes.set_yscale("log")
     which = axes.xaxis if axis == "x" else axes.yaxis
-    which.set_major_locator(LogLocator(numticks=6))
+    low, high = which.get_data_interval()
+    which.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if 0 < high < 30 * low else (1.0,), numticks=6))
     which.set_major_formatter(FuncFormatter(_power))
     which.set_minor_formatter(NullFormatter())
     if axis == "y":
@@ -150,8 +151,11 @@ def log_ticks(axes: Axes, axis: str) -> None:
 
 
 def _power(value: float, _: object) -> str:
-    exponent = round(math.log10(value)) if value > 0 else 0
-    return f"{value:g}" if -1 <= exponent <= 3 else power_of_ten(exponent)
+    exponent = math.floor(math.log10(value) + 1e-9) if value > 0 else 0
+    if -3 <= exponent <= 3:
+        return f"{value:g}"
+    mantissa = round(value / 10.0**exponent)
+    return power_of_ten(exponent) if mantissa == 1 else f"{mantissa}·{power_of_ten(exponent)}"
 
 
 def dots(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, size: float = 2.4, alpha: float = 0.45) -> None:

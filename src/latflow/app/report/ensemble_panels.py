@@ -198,6 +198,6 @@ def _history(
             else f"{count(len(series))} steps."
         )
     if len(shown) < len(series):
-        caption += f" One in {count(len(series) / len(shown))} is drawn."
+        caption += f" One in {count(shown[1])} is drawn."
     title = capital(who)
     return Panel(f"history-{'flow' if color == FLOW else 'baseline'}", title, svg, f"{title}: {caption}", caption)

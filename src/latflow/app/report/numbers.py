@@ -9,28 +9,34 @@ import numbers
 import re
 from typing import Any
 
+# In the order in which tables show them.
 _LABELS = {
     "plaquette": "plaquette",
     "action_density": "action density S/V",
+    "wilson_loop": "Wilson loop",
+    "creutz_ratio": "Creutz ratio",
+    "polyakov": "Re Polyakov loop",
+    "polyakov_abs": "|Polyakov loop|",
     "q": "topological charge Q",
     "q2": "⟨Q²⟩",
     "chi_top": "χ_top = ⟨Q²⟩/V",
-    "polyakov": "Re Polyakov loop",
-    "polyakov_abs": "|Polyakov loop|",
     "magnetisation": "magnetisation M",
+    "abs_magnetisation": "⟨|M|⟩",
     "magnetisation2": "⟨M²⟩",
     "magnetisation4": "⟨M⁴⟩",
-    "abs_magnetisation": "⟨|M|⟩",
+    "susceptibility": "susceptibility χ",
+    "binder_cumulant": "Binder cumulant",
     "abs_phi": "⟨|φ|⟩",
     "phi2": "⟨φ²⟩",
     "phi4": "⟨φ⁴⟩",
-    "susceptibility": "susceptibility χ",
-    "binder_cumulant": "Binder cumulant",
     "two_point": "two-point function",
     "two_point_connected": "connected two-point function",
     "effective_mass": "effective mass",
+    "pole_mass": "pole mass",
     "correlation_length": "correlation length ξ",
 }
+_SIZED = re.compile(r"(wilson_loop|creutz_ratio)_(\d+)x(\d+)")
+_ROUNDING = 1e-9  # a smaller relative error is no more than rounding
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _BASELINES = {"hmc": "HMC", "heatbath": "heatbath", "metropolis": "local Metropolis"}
 
@@ -39,9 +45,18 @@ def label(name: str) -> str:
     """Readable name of an observable; unknown names only lose their underscores."""
     if name in _LABELS:
         return _LABELS[name]
-    if match := re.fullmatch(r"(wilson_loop|creutz_ratio)_(\d+)x(\d+)", name):
-        return f"{match[1].replace('_', ' ').capitalize()} {match[2]}×{match[3]}"
+    if match := _SIZED.fullmatch(name):
+        return f"{_LABELS[match[1]]} {match[2]}×{match[3]}"
     return name.replace("_", " ")
+
+
+def order(name: str) -> tuple[int, int, int]:
+    """Sort key of an observable: kinds as in the list of labels, loops by size, unknown names last."""
+    names = list(_LABELS)
+    match = _SIZED.fullmatch(name)
+    stem = match[1] if match else name
+    place = names.index(stem) if stem in _LABELS else len(names)
+    return (place, int(match[2]) * int(match[3]), int(match[2])) if match else (place, 0, 0)
 
 
 def quantity(name: str) -> str:
@@ -71,12 +86,10 @@ def uncertain(value: Any, error: Any = None, digits: int = 6) -> str:
     number, width = finite(value), finite(error)
     if number is None:
         return "–"
-    if width is None or width <= 0.0:
+    if width is None or width <= _ROUNDING * abs(number):
         return minus(f"{number:.{digits}g}")
     width = float(f"{width:.1e}")
     places = 1 - math.floor(math.log10(width))
-    if places > 12:
-        return minus(f"{number:.{digits}g}")
     if places <= 0:
         return minus(f"{number:,.0f}({width:.0f})")
     bracket = f"{width * 10**places:.0f}" if width < 1.0 else f"{width:.{places}f}"
@@ -88,7 +101,7 @@ def alongside(value: Any, error: Any) -> str:
     number, width = finite(value), finite(error)
     if number is None:
         return "–"
-    if width is None or width <= 0.0:
+    if width is None or width <= _ROUNDING * abs(number):
         return uncertain(number)
     return minus(f"{number:.{min(max(2 - math.floor(math.log10(width)), 0), 10)}f}")
 

@@ -113,8 +113,8 @@ def sections(run: RunData) -> list[Section]:
         Section(
             "distributions",
             "Distributions",
-            "Both chains must sample the same theory, so the ratio underneath must scatter around one, within error bars from "
-            "a bootstrap over blocks longer than the autocorrelation time.",
+            "Both chains must sample the same theory, so the ratio underneath must scatter around one. Errors (shaded for the "
+            "flow chain) come from a bootstrap over blocks longer than the autocorrelation time.",
             chain_panels.distribution_panels(run),
             "There is no chain to histogram yet.",
             legend=True,

@@ -87,10 +87,8 @@ def common_edges(samples: list[np.ndarray], bins: int = 36) -> Float[np.ndarray,
 
 
 def thin(length: int, limit: int) -> np.ndarray:
-    """At most `limit` indices into a series of `length`, evenly spaced, always with the first and the last."""
-    if length <= limit:
-        return np.arange(length)
-    return np.unique(np.linspace(0, length - 1, limit).round().astype(int))
+    """At most `limit` indices into a series of `length`: every k-th, with the first."""
+    return np.arange(0, length, max(-(-length // limit), 1))
 
 
 def stuck_stretches(accepted: np.ndarray) -> np.ndarray:

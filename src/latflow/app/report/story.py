@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from latflow.app.report.comparison import flow_label
 from latflow.app.report.numbers import alongside, baseline_label, count, duration, finite, minus, percent, uncertain
 from latflow.app.report.run_data import RunData, section
@@ -64,16 +66,20 @@ def headlines(run: RunData) -> list[Headline]:
     if any(stage is not None for stage in stages):
         baseline = run.seconds("baseline")
         note = f"{baseline_label(run.baseline_kind)} took {duration(baseline)}" if baseline else "no baseline so far"
-        found.append(Headline("Total cost", duration(sum(stage or 0.0 for stage in stages)), note))
+        found.append(Headline(f"Total cost of the {flow_label(run)}", duration(sum(stage or 0.0 for stage in stages)), note))
     return found
 
 
 def _stuck(run: RunData) -> str:
     if run.flow is None or run.flow.accepted is None or not run.flow.accepted.size:
         return "independence Metropolis"
-    stretches = stuck_stretches(run.flow.accepted)
-    longest = int(stretches.max()) if stretches.size else 0
+    longest = _longest(run.flow.accepted)
     return f"stuck for at most {count(longest)} steps" if longest else "never stuck"
+
+
+def _longest(accepted: np.ndarray) -> int:
+    stretches = stuck_stretches(accepted)
+    return int(stretches.max()) if stretches.size else 0
 
 
 def notices(run: RunData) -> list[str]:
@@ -83,7 +89,12 @@ def notices(run: RunData) -> list[str]:
         found.append("No ensemble has been drawn yet: this page shows the training only. Finish the run with --resume.")
     elif run.flow.chain_index is None:
         found.append("The ensemble is unfinished: its Metropolis chain has not been formed yet. Finish the run with --resume.")
-    elif not run.summary:
+    elif run.flow.accepted is not None and (share := _longest(run.flow.accepted) / max(run.flow.accepted.size, 1)) > 0.01:
+        found.append(
+            f"The chain sat on one configuration for {percent(share)} of its length, so its errors may be understated. "
+            "A longer training, or more samples, would help."
+        )
+    if run.flow is not None and run.flow.chain_index is not None and not run.summary:
         found.append("The comparison has not been made yet, so the tables are missing. Finish the run with --resume.")
     return found
 

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from jaxtyping import Float
 
 from latflow.app.report.drawing import EXACT, FLOW, INK, Panel, canvas, log_ticks, robust_limits
-from latflow.app.report.numbers import count, duration, finite, percent, significant
+from latflow.app.report.numbers import count, duration, finite, percent, power_of_ten, significant
 from latflow.app.report.run_data import RunData, section
 from latflow.app.report.series import thin
 
@@ -140,12 +142,14 @@ def _gradient(steps: np.ndarray, norm: np.ndarray) -> Panel | None:
 
 
 def _rate(steps: np.ndarray, rate: np.ndarray) -> Panel | None:
-    if not _varies(rate):
+    if not _varies(rate) or np.nanmax(rate) <= 0.0:
         return None
-    with canvas("training step", "learning rate") as drawing:
-        drawing.axes.plot(steps, rate, color=FLOW, linewidth=1.8)
+    exponent = math.floor(math.log10(float(np.nanmax(rate))))
+    scaled = rate / 10.0**exponent
+    with canvas("training step", f"in units of {power_of_ten(exponent)}") as drawing:
+        drawing.axes.plot(steps, scaled, color=FLOW, linewidth=1.8)
         drawing.axes.set_xlim(0.0, steps[-1])
-        drawing.axes.set_ylim(0.0, 1.06 * float(np.nanmax(rate)))
+        drawing.axes.set_ylim(0.0, 1.06 * float(np.nanmax(scaled)))
         svg = drawing.svg("rate")
     caption = "The schedule as applied: the last part at a small rate is where the ESS gains its final points."
     return Panel("rate", "Learning rate", svg, f"Learning rate, at most {significant(np.nanmax(rate), 2)}.", caption)
@@ -156,10 +160,11 @@ def _pace(steps: np.ndarray, seconds: np.ndarray) -> Panel | None:
         return None
     milliseconds = 1000 * seconds
     median = float(np.nanmedian(milliseconds))
-    limits = (0.0, 1.1 * float(np.nanquantile(milliseconds, 0.98)))
+    limits = (0.0, min(1.1 * float(np.nanquantile(milliseconds, 0.98)), 3 * median))
     svg = _line("training step", "milliseconds per step", "pace", steps, milliseconds, limits)
     caption = (
-        f"Median {significant(median)} ms. A level line means that nothing is recompiled and nothing else took the machine."
+        f"Median {significant(median)} ms. Level means that nothing else took the machine; compiling may leave the frame at "
+        "the start."
     )
     return Panel("pace", "Time per step", svg, f"Milliseconds per training step, median {significant(median)}.", caption)
 
