@@ -188,12 +188,12 @@ def _history(
         svg = drawing.svg(f"history-{'flow' if color == FLOW else 'baseline'}")
     if integers:
         moves = int(np.count_nonzero(np.diff(series)))
-        caption = f"{count(len(series))} steps, {count(moves)} changes of {quantity(name)}."
+        caption = f"{count(len(series))} steps, {count(moves)} change{'' if moves == 1 else 's'} of {quantity(name)}."
         caption += " The chain is frozen: it never left the sector it started in." if not moves else ""
     else:
         flips = int(np.count_nonzero(np.diff(np.sign(series))))
         caption = (
-            f"{count(len(series))} steps; the sign changes {count(flips)} times."
+            f"{count(len(series))} steps; the sign changes {count(flips)} time{'' if flips == 1 else 's'}."
             if limits[0] < 0 < limits[1]
             else f"{count(len(series))} steps."
         )

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from latflow.app.report import chain_panels, comparison, correlator_panels, ensemble_panels, story, training_panels
 from latflow.app.report.drawing import Panel
 from latflow.app.report.numbers import baseline_label, duration
-from latflow.app.report.run_data import RunData, load_run, section
+from latflow.app.report.run_data import RunData, load_run
 from latflow.io.atomic import write_text
 
 
@@ -113,8 +113,8 @@ def sections(run: RunData) -> list[Section]:
         Section(
             "distributions",
             "Distributions",
-            "Both chains must sample the same theory, so the ratio underneath must scatter around one. Errors (shaded for the "
-            "flow chain) come from a bootstrap over blocks longer than the autocorrelation time.",
+            "Both chains must sample the same theory, so the ratio underneath must scatter around one. Errors (shaded on the "
+            "histogram) come from a bootstrap over blocks longer than the autocorrelation time.",
             chain_panels.distribution_panels(run),
             "There is no chain to histogram yet.",
             legend=True,
@@ -129,10 +129,9 @@ def sections(run: RunData) -> list[Section]:
 def _training(run: RunData) -> Section:
     panels = training_panels.training_panels(run)
     intro = training_panels.training_summary(run) if panels else ""
-    untrained = section(run.config, "train").get("steps") == 0
     absent = (
         "Nothing was trained: the proposals come from an exact sampler or from the prior as it is."
-        if untrained
+        if run.untrained
         else "The training has not written its log yet."
     )
     return Section("training", "Training", intro, panels, absent)

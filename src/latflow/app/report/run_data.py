@@ -86,8 +86,15 @@ class RunData:
                 return None if kind == "none" else str(kind)
         return None
 
+    @property
+    def untrained(self) -> bool:
+        """True for a run that trains nothing."""
+        return section(self.config, "train").get("steps") == 0
+
     def seconds(self, stage: str) -> float | None:
         """Wall time of `train`, `sample`, `measure` or `baseline`; of an unfinished training from its log."""
+        if stage == "train" and self.untrained:
+            return None  # preparing a model takes a moment, which is no training
         recorded = section(section(self.provenance, "stages"), stage).get("seconds")
         logged = self.training[-1].get("seconds") if stage == "train" and self.training else None
         known = (finite(value) for value in (section(self.summary, "seconds").get(stage), recorded, logged))
