@@ -45,9 +45,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     sites, repeats = (2**14, 3) if quick else (2**18, 5)
     print(f"{jax.devices()[0].device_kind}, {sites} sites per batch")
-    print(
-        f"{'theory':>10} {'L':>4} {'beta':>5} {'configurations/s':>17} {'per hour':>10} {'ns/site':>8} {'accepted':>9} {'compile s':>10}"
-    )
+    print(print("    theory    L  beta  configurations/s   per hour  ns/site  accepted  compile s"))
     for L in (8, 16, 32, 64, 128):
         batch = max(1, sites // L**2)
         for beta in COUPLINGS:
