@@ -37,7 +37,7 @@ class TorusU1Sampler(eqx.Module):
     sum_k exp(beta R cos x_k) with x_k = psi + alpha_k. So: accept the orbit with probability r / M,
         r = sum_k exp(beta R cos x_k) / (V I_0(beta R)) = 1 + 2 sum_{j>0} I_{jV}(beta R) / I_0(beta R) cos(j V x_0),
     where M is r at R = V, x_0 = 0, its maximum; then choose k with probability proportional to exp(beta R cos x_k). More than
-    85% of the orbits are accepted on every lattice, and all of them once V >> beta, where M - 1 is about 2 exp(-V / 2 beta).
+    80% of the orbits are accepted on every lattice, and all of them once V >> beta, where M - 1 is about 2 exp(-V / 2 beta).
 
     All angles are summed in float64 (where JAX has it) and rounded to `dtype` at the end, link by link, so that the
     plaquettes of a float32 configuration carry four roundings and no accumulated error.
