@@ -93,7 +93,7 @@ class ScalarCoupling(AbstractBijection):
         slopes = max(self.bins - 1, 0)
         return 1 + 2 * half + (slopes + 1) // 2, 1 + 2 * half + slopes // 2
 
-    def _parameters(self, odd: Float[Array, "channels *grid"]):
+    def _parameters(self, odd: Float[Array, "channels ..."]):
         """(s, t, raw widths, raw heights, raw slopes) at active sites."""
         n_even, n_odd = self._counts()
         if self.z2:

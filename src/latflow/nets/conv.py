@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-Features = Float[Array, "channels ..."]
+Features = Float[Array, "_ ..."]
 
 
 def xavier_normal(key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int, fan_out: int, gain: float, dtype) -> Float[Array, "..."]:
