@@ -14,6 +14,7 @@ from latflow.groups import AbstractGroup, RealLine
 from latflow.lattice import Geometry
 
 Field = Inexact[Array, "..."]
+Coupling = float | int | Float[Array, ""]
 
 
 class AbstractAction(eqx.Module):
@@ -48,7 +49,7 @@ class AbstractAction(eqx.Module):
     def __add__(self, other: AbstractAction) -> Sum:
         return Sum((self, other))
 
-    def __mul__(self, factor: float | Array) -> Scaled:
+    def __mul__(self, factor: Coupling) -> Scaled:
         return Scaled(self, factor)
 
     __rmul__ = __mul__
@@ -59,7 +60,7 @@ def autodiff_value_and_force(action: AbstractAction, field: Field) -> tuple[Floa
     return action.group.gradient(action, field)
 
 
-def coupling(value: float | Array, field: Field) -> Float[Array, ""]:
+def coupling(value: Coupling, field: Field) -> Float[Array, ""]:
     """A coupling in the real precision of `field`, so that a float64 coupling does not promote a float32 action."""
     return jnp.asarray(value, jnp.finfo(field.dtype).dtype)
 
@@ -104,11 +105,11 @@ class Scaled(AbstractAction):
     """factor * S; the factor may be a traced scalar."""
 
     term: AbstractAction
-    factor: float | Float[Array, ""]
+    factor: Coupling
     geometry: Geometry = eqx.field(static=True)
     group: AbstractGroup
 
-    def __init__(self, term: AbstractAction, factor: float | Array):
+    def __init__(self, term: AbstractAction, factor: Coupling):
         self.term = term
         self.factor = factor
         self.geometry = term.geometry

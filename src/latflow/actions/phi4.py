@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from latflow.actions.base import AbstractAction, coupling
+from latflow.actions.base import AbstractAction, Coupling, coupling
 from latflow.groups import RealLine
 from latflow.lattice import Geometry, shift
 
@@ -27,8 +27,8 @@ class Phi4(AbstractAction):
     """
 
     geometry: Geometry = eqx.field(static=True)
-    m2: float | Float[Array, ""]
-    lam: float | Float[Array, ""]
+    m2: Coupling
+    lam: Coupling
     group: RealLine = eqx.field(default=RealLine(), init=False)
 
     def __check_init__(self) -> None:
@@ -77,7 +77,7 @@ class FreeScalar(AbstractAction):
     so that <|phi_k|^2>/V = 1 / (2 (m2 + khat^2)). Raises ValueError unless m2 > 0."""
 
     geometry: Geometry = eqx.field(static=True)
-    m2: float | Float[Array, ""]
+    m2: Coupling
     group: RealLine = eqx.field(default=RealLine(), init=False)
 
     def __check_init__(self) -> None:
@@ -91,12 +91,12 @@ class FreeScalar(AbstractAction):
         return _free_value_and_force(self.geometry, self.m2, field)
 
 
-def _free(geometry: Geometry, m2: float | Array, phi: Scalar) -> Float[Array, ""]:
+def _free(geometry: Geometry, m2: Coupling, phi: Scalar) -> Float[Array, ""]:
     ahead = sum(shift(phi, mu, geometry.Nd) for mu in range(geometry.Nd))
     return jnp.sum(phi * ((coupling(m2, phi) + 2 * geometry.Nd) * phi - 2 * ahead))
 
 
-def _free_value_and_force(geometry: Geometry, m2: float | Array, phi: Scalar) -> tuple[Float[Array, ""], Scalar]:
+def _free_value_and_force(geometry: Geometry, m2: Coupling, phi: Scalar) -> tuple[Float[Array, ""], Scalar]:
     Nd = geometry.Nd
     neighbours = sum(shift(phi, mu, Nd) + shift(phi, mu, Nd, -1) for mu in range(Nd))
     half = (coupling(m2, phi) + 2 * Nd) * phi - neighbours

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from latflow.actions.base import AbstractAction, coupling
+from latflow.actions.base import AbstractAction, Coupling, coupling
 from latflow.groups import U1, AbstractGroup, RealLine
 from latflow.lattice import Geometry, component, shift
 from latflow.loops import plaquette, staple_sum
@@ -29,7 +29,7 @@ class WilsonGauge(AbstractAction):
 
     geometry: Geometry = eqx.field(static=True)
     group: AbstractGroup
-    beta: float | Float[Array, ""]
+    beta: Coupling
 
     def __check_init__(self) -> None:
         if self.geometry.Nd < 2:

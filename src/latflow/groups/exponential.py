@@ -27,6 +27,9 @@ Real = Float[Array, "..."]
 # Coefficients, lowest first: arrays over sites, or numbers where they are the same everywhere (a monic one ends in 1.0).
 Polynomial = list[Real | float]
 
+# Horner steps per compiled block: enough to stay in registers, few enough to compile fast.
+_CHUNK = 6
+
 
 def exp_hermitian(x: Complex[Array, "Nc Nc ..."]) -> Complex[Array, "Nc Nc ..."]:
     """exp(iX) for traceless Hermitian X, colour axes first; complex64 or complex128 in, the same out.
@@ -35,11 +38,10 @@ def exp_hermitian(x: Complex[Array, "Nc Nc ..."]) -> Complex[Array, "Nc Nc ..."]
     error is a few units of rounding; it grows with the largest of them, to 1e-14 (complex128) and 2e-5 (complex64) at a
     Frobenius norm of 10 for SU(3), and faster with Nc. From Nc = 4 on, X is therefore halved three times beforehand.
     """
-    halvings = 0 if x.shape[0] < 4 else 3
-    result = _series(x * 0.5**halvings)
-    for _ in range(halvings):
-        result = matrix_product(result, result)
-    return result
+    if x.shape[0] < 4:
+        return _series(x)
+    # a loop, because XLA would fuse the chain of products and recompute each of them for every entry of the next
+    return jax.lax.fori_loop(0, 3, lambda _, u: matrix_product(u, u), _series(x / 8))
 
 
 def _series(x: Complex[Array, "Nc Nc ..."]) -> Complex[Array, "Nc Nc ..."]:
@@ -95,22 +97,38 @@ def _remainder(m: int, p: tuple[Real, ...]) -> tuple[Polynomial, Polynomial]:
     scale = jnp.exp2(-squarings.astype(dtype))
     modulus = _power(_monic([scale ** (Nc - k) * c for k, c in enumerate(p)]), m + 1)
 
-    # Taylor remainders 1/12! and 1/19! are below the rounding of float32 and float64
-    degree = (11 if dtype == jnp.float32 else 18) + Nc * m
+    # Taylor remainders 1/12! and 1/18! are at the rounding of float32 and float64
+    degree = (12 if dtype == jnp.float32 else 18) + Nc * m
     zero = jnp.zeros_like(p[0])
-    cosine: Polynomial = [zero + 1, *[zero] * (Nc * (m + 1) - 1)]
-    sine: Polynomial = [zero for _ in cosine]
-    for n in range(degree, 0, -1):  # Horner: h <- 1 + (i x / n) h
-        cosine, sine = [-c / n for c in _times_x(sine, modulus)], [c / n for c in _times_x(cosine, modulus)]
-        cosine[0] = cosine[0] + 1
+    unit: Polynomial = [zero + 1, *[zero] * (Nc * (m + 1) - 1)]
 
-    def square(_, parts: tuple[Polynomial, Polynomial]) -> tuple[Polynomial, Polynomial]:
-        c, s = parts
-        difference, total = [a - b for a, b in zip(c, s, strict=True)], [a + b for a, b in zip(c, s, strict=True)]
-        cosine, sine = _divide(_product(difference, total), modulus)[1], _divide(_product(c, s), modulus)[1]
-        return cosine, [2 * a for a in sine]
+    def horner(parts: tuple[Polynomial, Polynomial], n: Float[Array, " chunk"]):  # h <- 1 + (i x / n) h
+        cosine, sine = parts
+        for k in range(_CHUNK):
+            c, s = _times_x(cosine, modulus), _times_x(sine, modulus)
+            cosine: Polynomial = [one - a / n[k] for one, a in zip(unit, s, strict=True)]
+            sine: Polynomial = [a / n[k] for a in c]
+        return (cosine, sine), None
 
-    cosine, sine = jax.lax.fori_loop(0, squarings, square, (cosine, sine))
+    orders = jnp.arange(-(-degree // _CHUNK) * _CHUNK, 0, -1, dtype=dtype).reshape(-1, _CHUNK)
+    parts, _ = jax.lax.scan(horner, (unit, [zero for _ in unit]), orders)
+
+    # squaring is rare, so it is written for short compilation rather than speed
+    moduli = jnp.stack([zero + c for c in modulus[:-1]])
+
+    def product(f: Real, g: Real) -> Real:
+        def add(carry, row):
+            total, g = carry
+            shifted = jnp.concatenate([jnp.zeros_like(g[:1]), g[:-1]]) - g[-1:] * moduli
+            return (total + row[None] * g, shifted), None
+
+        return jax.lax.scan(add, (jnp.zeros_like(g), g), f)[0][0]
+
+    def square(_, parts: tuple[Real, Real]) -> tuple[Real, Real]:
+        cosine, sine = parts
+        return product(cosine - sine, cosine + sine), 2 * product(cosine, sine)
+
+    cosine, sine = jax.lax.fori_loop(0, squarings, square, (jnp.stack(parts[0]), jnp.stack(parts[1])))
     return [scale**k * a for k, a in enumerate(cosine)], [scale**k * a for k, a in enumerate(sine)]
 
 

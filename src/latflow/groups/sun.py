@@ -115,7 +115,7 @@ class SUN(AbstractGroup):
 
 
 def _complex(dtype):
-    return jnp.result_type(complex if dtype is None else dtype, jnp.complex64)
+    return jnp.result_type(jnp.zeros((), complex if dtype is None else dtype), jnp.complex64)
 
 
 def _trace(a: Matrices) -> Complex[Array, "..."]:
