@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from latflow.actions import AbstractAction, WilsonGauge
 from latflow.actions.base import coupling
@@ -20,7 +20,7 @@ from latflow.kernels.base import AbstractKernel, Info, State
 from latflow.kernels.checkerboard import pack, unpack
 from latflow.kernels.von_mises import von_mises
 from latflow.lattice import component
-from latflow.loops import staple_sum
+from latflow.loops import staple_sum, staples
 
 Angles = Float[Array, "..."]
 
@@ -42,11 +42,12 @@ class HeatbathU1(AbstractKernel):
     def step(self, key: PRNGKeyArray, state: State) -> tuple[State, Info]:
         geometry, beta = self.action.geometry, coupling(self.action.beta, state.field)
 
-        def draw(key: PRNGKeyArray, link: Angles, staples: Complex[Array, "..."], parity: Int[Array, ""]) -> Angles:
-            # rejection costs ten rounds of random numbers, so here packing pays: 1.5 times faster than drawing all and masking
-            force = pack(geometry, beta * staples, parity)
+        def draw(key: PRNGKeyArray, field: Angles, mu: int, parity: Int[Array, ""]) -> Angles:
+            # packed before anything is exponentiated or drawn: 1.5 times faster than to compute all links and mask
+            angles = [pack(geometry, staple, parity) for staple in staples(U1(), geometry, field, mu)]
+            force = beta * sum((U1().embed(angle) for angle in angles[1:]), U1().embed(angles[0]))
             new = wrap(von_mises(key, jnp.abs(force)) - jnp.angle(force))
-            return unpack(geometry, new, link, parity)
+            return unpack(geometry, new, component(field, mu, geometry.Nd), parity)
 
         return _swept(self.action, _sweep(self.action, key, state.field, draw), state)
 
@@ -67,11 +68,14 @@ class OverrelaxationU1(AbstractKernel):
         return State(field, self.action(field))
 
     def step(self, key: PRNGKeyArray, state: State) -> tuple[State, Info]:
-        colours = jnp.asarray(self.action.geometry.parity())
+        geometry = self.action.geometry
+        colours = jnp.asarray(geometry.parity())
 
-        def reflect(key: PRNGKeyArray, link: Angles, staples: Complex[Array, "..."], parity: Int[Array, ""]) -> Angles:
-            # a reflection is so cheap that packing costs more than the half it saves
-            return jnp.where(colours == parity, wrap(-link - 2 * jnp.angle(staples)), link)
+        def reflect(key: PRNGKeyArray, field: Angles, mu: int, parity: Int[Array, ""]) -> Angles:
+            # a reflection is so cheap that packing costs as much as the half it saves
+            link = component(field, mu, geometry.Nd)
+            reflected = wrap(-link - 2 * jnp.angle(staple_sum(U1(), geometry, field, mu)))
+            return jnp.where(colours == parity, reflected, link)
 
         return _swept(self.action, _sweep(self.action, key, state.field, reflect), state)
 
@@ -82,9 +86,7 @@ def _sweep(action: WilsonGauge, key: PRNGKeyArray, field: Angles, update: Callab
     def one_parity(field: Angles, xs: tuple[Int[Array, ""], PRNGKeyArray]) -> tuple[Angles, None]:
         parity, key = xs
         for mu, mu_key in enumerate(jax.random.split(key, geometry.Nd)):
-            link = component(field, mu, geometry.Nd)
-            staples = staple_sum(action.group, geometry, field, mu)
-            field = field.at[mu].set(update(mu_key, link, staples, parity))
+            field = field.at[mu].set(update(mu_key, field, mu, parity))
         return field, None
 
     return jax.lax.scan(one_parity, field, (jnp.arange(2, dtype=jnp.int32), jax.random.split(key)))[0]
