@@ -1,4 +1,4 @@
-"""Unitary polar factor, adjugate and determinant of small matrices by matrix products only, colour axes first."""
+"""Polar factor, orthonormalisation, adjugate and determinant of small matrices without LAPACK, colour axes first."""
 
 from __future__ import annotations
 
@@ -34,13 +34,30 @@ def polar(a: Matrices) -> Matrices:
 
     def step(y: Matrices, _: None) -> tuple[Matrices, None]:
         adjugate, determinant = adjugate_and_determinant(y)
-        inverse = jnp.conj(jnp.swapaxes(adjugate / determinant[None, None], 0, 1))
-        scale = jnp.sqrt(jnp.sqrt(_norm2(inverse) / _norm2(y)))[None, None]
-        return (scale * y + inverse / scale) / 2, None
+        inverse = jnp.conj(jnp.swapaxes(adjugate * (1 / determinant)[None, None], 0, 1))
+        scale = jnp.sqrt(jnp.sqrt(_norm2(inverse) / _norm2(y)))
+        return (scale / 2)[None, None] * y + (0.5 / scale)[None, None] * inverse, None
 
     # a common factor would overflow in the determinant long before it does in the entries
     start = a / jnp.sqrt(_norm2(a))[None, None]
     return jax.lax.scan(step, start, None, length=_STEPS)[0]
+
+
+def orthonormal_rows(a: Matrices) -> Matrices:
+    """Gram-Schmidt on the rows, from the first to the last: the unitary factor Q of a = L Q with L lower triangular and a
+    positive diagonal. Each row is projected twice, after which it is orthogonal to rounding. nan for singular matrices."""
+
+    def remove(row: Array, found: Matrices) -> Array:
+        overlap = (jnp.conj(found) * row[None]).sum(1)
+        return row - (overlap[:, None] * found).sum(0)
+
+    def add(found: Matrices, numbered: tuple[Array, Array]) -> tuple[Matrices, None]:
+        index, row = numbered
+        row = remove(remove(row, found), found)
+        row = row * jax.lax.rsqrt((row.real**2 + row.imag**2).sum(0))[None]
+        return jax.lax.dynamic_update_index_in_dim(found, row, index, 0), None
+
+    return jax.lax.scan(add, jnp.zeros_like(a), (jnp.arange(a.shape[0]), a))[0]
 
 
 def _norm2(a: Matrices) -> Array:

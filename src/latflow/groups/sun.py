@@ -13,7 +13,7 @@ from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from latflow.groups.base import AbstractGroup
 from latflow.groups.exponential import exp_hermitian, matrix_product
-from latflow.groups.polar import adjugate_and_determinant, polar
+from latflow.groups.polar import adjugate_and_determinant, orthonormal_rows, polar
 
 Matrices = Complex[Array, "Nc Nc ..."]
 
@@ -73,9 +73,10 @@ class SUN(AbstractGroup):
         return jnp.real(_trace(a))
 
     def haar(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype=None) -> Matrices:
-        # The law of a Ginibre matrix is invariant under multiplication by unitary matrices, hence so is that of its polar
-        # factor; the factor removed with the determinant does not see multiplication by SU(N).
-        return self.project(jax.random.normal(key, (self.Nc, self.Nc, *shape), _complex(dtype)))
+        # The law of a Ginibre matrix is invariant under multiplication by unitary matrices from the right, hence so is that
+        # of its orthonormalised rows; the factor removed with the determinant does not see multiplication by SU(N).
+        ginibre = jax.random.normal(key, (self.Nc, self.Nc, *shape), _complex(dtype))
+        return self._remove_determinant(orthonormal_rows(ginibre))
 
     def random_algebra(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype=None) -> Matrices:
         real = jnp.finfo(_complex(dtype)).dtype
