@@ -18,11 +18,11 @@ from latflow.app.config import prior as cp
 from latflow.app.config import theory as ct
 from latflow.errors import LatflowError
 from latflow.exact import FreeField, TorusU1Sampler
-from latflow.flows import AbstractBijection, Identity, u1_coupling_flow
+from latflow.flows import AbstractBijection, Identity, scalar_coupling_flow, u1_coupling_flow
 from latflow.groups import SUN, U1, RealLine
 from latflow.kernels import HMC, AbstractKernel, heatbath_sweep
 from latflow.lattice import Geometry
-from latflow.models import AbstractPrior, ExactPrior, FlowModel, HaarPrior, NormalPrior
+from latflow.models import AbstractPrior, ExactPrior, FlowModel, FreeFieldPrior, HaarPrior, NormalPrior
 
 REAL = {"single": jnp.float32, "double": jnp.float64}
 COMPLEX = {"single": jnp.complex64, "double": jnp.complex128}
@@ -53,7 +53,7 @@ THEORIES: dict[type, Callable[[Any, Setting], AbstractAction]] = {
 PRIORS: dict[type, Callable[[Any, Setting, AbstractAction], AbstractPrior]] = {
     cp.HaarPrior: lambda prior, at, action: HaarPrior(at.geometry, action.group, at.field_dtype),
     cp.NormalPrior: lambda prior, at, action: NormalPrior(at.geometry, prior.scale, at.field_dtype),
-    cp.FreePrior: lambda prior, at, action: ExactPrior(FreeField(at.geometry, prior.m2, at.field_dtype)),
+    cp.FreePrior: lambda prior, at, action: FreeFieldPrior(at.geometry, prior.m2, at.field_dtype),
     cp.ExactPrior: lambda prior, at, action: ExactPrior(
         TorusU1Sampler(at.geometry, action.beta if prior.beta is None else prior.beta, at.field_dtype)  # type: ignore
     ),
@@ -77,9 +77,26 @@ def _u1_coupling(flow: cf.U1CouplingFlow, at: Setting, key: PRNGKeyArray) -> Abs
     )
 
 
+def _scalar_coupling(flow: cf.ScalarCouplingFlow, at: Setting, key: PRNGKeyArray) -> AbstractBijection:
+    return scalar_coupling_flow(
+        at.geometry,
+        key=key,
+        blocks=flow.blocks,
+        transform=flow.transform,
+        hidden=flow.hidden,
+        kernel_size=flow.kernel_size,
+        z2=flow.z2,
+        bins=flow.bins,
+        bound=flow.bound,
+        rematerialise=flow.remat,
+        dtype=at.real_dtype,
+    )
+
+
 FLOWS: dict[type, Callable[[Any, Setting, PRNGKeyArray], AbstractBijection]] = {
     cf.IdentityFlow: lambda flow, at, key: Identity(),
     cf.U1CouplingFlow: _u1_coupling,
+    cf.ScalarCouplingFlow: _scalar_coupling,
 }
 
 

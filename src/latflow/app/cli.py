@@ -77,9 +77,11 @@ def _root(
 
 def _guarded(action: Callable[[Any], int | None], as_json: bool, quiet: bool, debug: bool) -> None:
     """Run a command: its result on stdout, a mistake as one message, the exit status."""
-    from latflow.app.output import Output
+    from latflow.app.output import Output, silence_background
     from latflow.errors import Interrupted
 
+    if not debug:
+        silence_background()
     with Output(as_json, quiet).guard() as output:
         try:
             status = action(output) or 0

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
+import warnings
 from pathlib import Path
 
 from latflow.errors import LatflowError
 
 CACHE_VARIABLE = "LATFLOW_CACHE"
+_MAX_CACHE_BYTES = 1 << 30
 
 
 def cache_directory() -> Path | None:
@@ -46,9 +50,10 @@ def configure(device: str) -> None:
 def _enable_cache() -> None:
     import jax
 
-    directory = cache_directory()
-    if directory is None:
+    base = cache_directory()
+    if base is None:
         return
+    directory = base / _machine_tag()
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError:  # a read-only home is no reason to fail
@@ -56,6 +61,19 @@ def _enable_cache() -> None:
     if os.access(directory, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(directory))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
+        jax.config.update("jax_compilation_cache_max_size", _MAX_CACHE_BYTES)
+        # an entry torn by a kill, or one that does not fit on the disk, costs a compilation and nothing else
+        warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
+
+
+def _machine_tag() -> str:
+    """Programs are compiled for one processor; a home directory may be shared by several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
+        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        features = platform.processor()
+    return hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:12]
 
 
 def describe() -> dict[str, object]:

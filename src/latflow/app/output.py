@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -58,6 +60,14 @@ class Output:
         """Tell the user something on the way."""
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
+
+
+def silence_background() -> None:
+    """Keep tracebacks of libraries' threads off the terminal: what matters of them is raised where it can be explained."""
+    sys.excepthook = lambda *_: None
+    threading.excepthook = lambda _: None
+    sys.unraisablehook = lambda _: None
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from latflow.app.config.base import Integers, Positive
+from latflow.app.config.base import Integers, Positive, PositiveFloat
 from latflow.app.config.flow.base import FlowSection, KernelSize
 
 
@@ -21,7 +21,8 @@ class ScalarCouplingFlow(FlowSection):
     hidden: Integers = (32, 32)
     kernel_size: KernelSize = 3
     z2: bool = True
-    bins: Annotated[int, Field(ge=2)] = 8
+    bins: Annotated[int, Field(ge=2, multiple_of=2)] = 8
+    bound: PositiveFloat = 3.0
     remat: bool = False
 
     def lattice_problems(self, lattice: tuple[int, ...]):
