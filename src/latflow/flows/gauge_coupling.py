@@ -55,28 +55,41 @@ class U1Coupling(AbstractBijection):
         if self.odd and bins % 2:
             raise ValueError(f"coarse-to-fine layers mirror their splines and need an even number of bins, got {bins}")
         k0, k1 = jax.random.split(key)
-        channels = view.near_channels
+        channels = view.near_channels - self.odd  # cos(s/2) enters as a factor, not as an input
         if conv and view.far_channels:
             Nd = view.mask.geometry.Nd
             self.trunk = ConvNet(view.far_channels, conv, (kernel_size,) * Nd, key=k0, separable=separable, dtype=dtype)
             channels += conv[-1]
         else:
             self.trunk = None
-        outputs = 3 * (bins // 2) + 1 if self.odd else num_circular_parameters(bins)
+        outputs = 2 * (bins // 2) + 1 if self.odd else num_circular_parameters(bins)
         self.head = PointwiseNet(channels, hidden, outputs, key=k1, dtype=dtype)
         self.phase = None if phase is None else jnp.asarray(phase, jnp.int32)
 
     def _parameters(self, near: Float[Array, "..."], far: Float[Array, "..."]) -> Float[Array, "P ..."]:
+        if self.odd:
+            return self._odd_parameters(near)
         if self.trunk is not None:
             near = jnp.concatenate([near, self.view.to_active(self.trunk(far))])
-        raw = self.head(near)
-        if not self.odd:
-            return raw
+        return self.head(near)
+
+    def _odd_parameters(self, near: Float[Array, "3 ..."]) -> Float[Array, "P ..."]:
+        """Parameters of an odd spline that turns into itself, shifted by half a turn, when cos(s/2) changes sign.
+
+        s and s + 2 pi are the same flux, but the angle a - s/2 differs by pi between them. What is mirrored about -pi/2 does
+        not notice; what is not carries a factor cos(s/2). So the map is continuous in s all round the circle, without which
+        pathwise gradients would be biased.
+        """
         half = self.bins // 2
-        w, h, d = raw[:half], raw[half : 2 * half], raw[2 * half :]
-        # derivatives at knots -pi .. 0 .. (pi excluded): d_0, ..., d_half, and their mirror images
-        derivative = jnp.concatenate([d, d[1:-1][::-1]])
-        return jnp.concatenate([w, w[::-1], h, h[::-1], derivative, jnp.zeros_like(d[:1])])
+        cosine, raw = near[:1], self.head(near[1:])
+
+        def fold(x: Float[Array, "..."]) -> Float[Array, "..."]:
+            mirrored = x[::-1]
+            return (x + mirrored) / 2 + cosine * (x - mirrored) / 2
+
+        # derivatives at the knots -pi ... 0 and at their mirror images; the one at pi is that at -pi
+        w, d = fold(raw[:half]), fold(raw[half:])
+        return jnp.concatenate([w, w[::-1], d, d[1:-1][::-1], jnp.zeros_like(d[:1])])
 
     def _apply(self, theta: Theta, transform) -> tuple[Theta, Float[Array, ""]]:
         mask = self.view.mask

@@ -123,14 +123,14 @@ class BlockView:
     """One bisection of `coarse_to_fine`: blocks of plaquettes with flux s are cut into halves of flux a and s - a.
 
     The angle seen is a - s/2 with s in [-pi, pi): the density of a given s is symmetric about it (the halves are equal), so the
-    transformation is odd and needs only the C-even context cos(s/2), cos(s). In two dimensions the flux of a block is
+    transformation is odd and needs only the C-even context cos(s/2), cos(s), cos(2s). In two dimensions the flux of a block is
     independent of everything outside it but its total, so this context is complete for the pure gauge theory.
     """
 
     mask: StridedMask
     block: tuple[int, int]
 
-    near_channels: int = 2
+    near_channels: int = 3
     far_channels: int = 0
 
     def __call__(self, theta: Float[Array, "..."]) -> View:
@@ -143,7 +143,7 @@ class BlockView:
         pairs = jnp.moveaxis(flux.reshape((n0 // 2, 2, n1) if nu == 0 else (n0, n1 // 2, 2)), 1 if nu == 0 else 2, 0)
         # The active link enters the upper half of the block, pairs[1], with a plus sign.
         s = wrap(pairs[0] + pairs[1])
-        near = jnp.stack([jnp.cos(s / 2), jnp.cos(s)])
+        near = jnp.stack([jnp.cos(s / 2), jnp.cos(s), jnp.cos(2 * s)])
         return View(wrap(pairs[1]) - s / 2, near, near[:0])
 
     def to_active(self, features: Float[Array, "channels ..."]) -> Float[Array, "channels ..."]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
@@ -18,4 +19,4 @@ def shift(field: Shaped[Array, "..."], mu: int, Nd: int, distance: int = 1) -> S
 
 def component(field: Shaped[Array, "..."], mu: int, Nd: int) -> Shaped[Array, "..."]:
     """Links of direction `mu`: drops the direction axis, which stands just before the `Nd` lattice axes."""
-    return jnp.take(field, mu, axis=-Nd - 1)
+    return jax.lax.index_in_dim(field, mu, axis=field.ndim - Nd - 1, keepdims=False)

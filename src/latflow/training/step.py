@@ -35,8 +35,9 @@ class StepInfo(NamedTuple):
 
 
 def initial_state(parameters: FlowModel, settings: TrainSettings) -> TrainState:
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(parameters, settings.optimiser().init(eqx.filter(parameters, eqx.is_array)), zero, zero, zero)
+    # Three buffers, not one three times: the state is donated to the step.
+    counters = [jnp.zeros((), jnp.int32) for _ in range(3)]
+    return TrainState(parameters, settings.optimiser().init(eqx.filter(parameters, eqx.is_array)), *counters)
 
 
 def annealed(action: AbstractAction, settings: TrainSettings, step: Int[Array, ""]) -> tuple[AbstractAction, Float[Array, ""]]:
@@ -62,7 +63,7 @@ def make_step(
         now, coupling = annealed(action, settings, state.step)
         key = jax.random.fold_in(key, state.step)
         (value, log_weight), gradient = jax.value_and_grad(loss, has_aux=True)(state.parameters, rest, now, key)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         good = jnp.isfinite(value) & jnp.isfinite(norm)
         updates, moments = optimiser.update(gradient, state.optimiser, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
