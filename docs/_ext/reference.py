@@ -16,13 +16,6 @@ from latflow.groups import SUN, U1, RealLine
 from latflow.lattice import Geometry
 from latflow.observables import OBSERVABLES
 
-ALIASES = {
-    "Positive": "int > 0",
-    "NonNegative": "int >= 0",
-    "PositiveFloat": "float > 0",
-    "NonNegativeFloat": "float >= 0",
-}
-
 
 def setup(app: Any) -> dict[str, Any]:
     app.connect("builder-inited", write)
@@ -77,7 +70,13 @@ def values(field: FieldInfo) -> str:
         if getattr(m, key, None) is not None
     ]
     if kind == "array":
-        return "array of strings" if "str" in kinds else "array of positive integers" if text.count("tuple") == 1 else "array of pairs"
+        return (
+            "array of strings"
+            if "str" in kinds
+            else "array of positive integers"
+            if text.count("tuple") == 1
+            else "array of pairs"
+        )
     return " ".join([kind, ", ".join(bounds)]).strip()
 
 
