@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -215,3 +216,123 @@ def test_pulls_and_headlines_of_incomplete_summaries():
     assert pull(1.0, None, 0.5) is None and pull(1.0, 0.0, 0.5) is None
     lines = headlines({"ess": {"value": 0.5, "error": 0.01, "samples": 64}, "acceptance": 0.7, "log_z": None})
     assert len(lines) == 2 and "0.500(10)" in lines[0]
+
+
+RUN = """
+name = "small"
+[theory]
+kind = "u1"
+lattice = [4, 4]
+beta = 0.4
+[flow]
+kind = "u1-coupling"
+blocks = 1
+conv = [2]
+hidden = [2]
+bins = 2
+[train]
+steps = 20
+batch_size = 32
+log_every = 5
+estimator = "plain"
+[sample]
+num_samples = 512
+batch_size = 128
+[baseline]
+kind = "hmc"
+chains = 4
+thermalisation = 20
+trajectories = 40
+num_steps = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """(directory in which `run` is a finished run of small.toml, the JSON document it printed)."""
+    home = tmp_path_factory.mktemp("cli")
+    (home / "small.toml").write_text(RUN)
+    done = small(home, "run", "small.toml")
+    assert done.returncode == 0, done.stderr
+    return home, json.loads(done.stdout)
+
+
+def small(home: Path, command: str, target: str, *options: str) -> subprocess.CompletedProcess[str]:
+    where = () if target == "run" else ("--out", "run")
+    return latflow(command, target, *where, "--json", *options, cwd=home, LATFLOW_CACHE=str(home / "cache"))
+
+
+def test_a_run_prints_one_document_of_the_promised_shape(finished: tuple[Path, dict[str, Any]]):
+    home, document = finished
+    assert document["recipe"] == "small" and document["theory"] == {"kind": "u1", "lattice": [4, 4], "beta": 0.4}
+    assert set(document["ess"]) == {"value", "error", "samples"} and document["ess"]["samples"] == 512
+    assert 0 < document["ess"]["value"] <= 1 and 0 < document["acceptance"] <= 1
+    log_z = document["log_z"]
+    assert abs(log_z["value"] - log_z["exact"]) < 5 * log_z["error"]
+    assert {"plaquette", "q2", "chi_top", "polyakov", "wilson_loop_1x2", "creutz_ratio_2x2"} <= set(document["observables"])
+    for name, row in document["observables"].items():
+        assert {"value", "error", "tau_int", "exact", "reweighted", "baseline"} <= set(row), name
+    baseline = document["baseline"]
+    assert baseline["kind"] == "hmc" and 0.5 < baseline["acceptance"] <= 1 and "plaquette" in baseline["observables"]
+    assert {"train", "sample", "measure", "baseline"} <= set(document["seconds"])
+    assert all(seconds > 0 for seconds in document["seconds"].values())
+    assert (home / document["report"]).is_file()
+
+
+def test_estimates_agree_with_what_is_known_exactly(finished: tuple[Path, dict[str, Any]]):
+    rows = finished[1]["observables"]
+    assert finished[1]["ess"]["value"] * 512 > 100
+    for name in ("plaquette", "q2", "wilson_loop_2x2"):
+        row = rows[name]
+        for estimate in (row, row["reweighted"], row["baseline"]):
+            assert abs(estimate["value"] - row["exact"]) < 5 * estimate["error"], (name, estimate)
+
+
+def test_a_run_directory_holds_what_it_should(finished: tuple[Path, dict[str, Any]]):
+    import pyerrors as pe
+
+    run = finished[0] / "run"
+    for name in ("config.toml", "provenance.json", "train.jsonl", "checkpoints", "model/model.safetensors", "model/model.json"):
+        assert (run / name).exists()
+    for name in ("ensemble.h5", "baseline.h5", "observables.json", "report.html"):
+        assert (run / name).stat().st_size > 0
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert provenance["seed"] == 1 and provenance["versions"]["jax"] and provenance["device"]["platform"] == "cpu"
+    assert all(record["complete"] for record in provenance["stages"].values())
+    lines = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10, 15, 20]
+    exported = pe.input.json.load_json(str(run / "observables.json"), gz=False, verbose=False, full_output=True)
+    assert exported["description"]["latflow"]["recipe"] == "small"
+    by_name = dict(zip(exported["description"]["names"], exported["obsdata"], strict=True))
+    row = finished[1]["observables"]["plaquette"]
+    assert by_name["flow/plaquette"].value == pytest.approx(row["value"], rel=1e-6)
+    assert by_name["baseline/plaquette"].value == pytest.approx(row["baseline"]["value"], rel=1e-6)
+
+
+def test_a_finished_run_is_not_done_again_and_can_grow(finished: tuple[Path, dict[str, Any]]):
+    home, document = finished
+    before = (home / "run/ensemble.h5").read_bytes()
+    again = small(home, "run", "run")
+    assert "complete: 20 steps" in again.stderr and "complete: 512 proposals" in again.stderr
+    repeated = json.loads(again.stdout)
+    assert repeated["observables"] == document["observables"] and (home / "run/ensemble.h5").read_bytes() == before
+    described = json.loads(latflow("inspect", "run", "--json", cwd=home).stdout)
+    assert described["damaged"] == {} and described["ensemble"]["rows"] == 512 and described["stages"]["train"]["complete"]
+    assert "512 rows" in latflow("inspect", "run", cwd=home).stdout
+    refused = small(home, "run", "run", "--set", "theory.beta=1.5")
+    assert refused.returncode == 2 and "theory.beta is 0.4 there and 1.5 now" in json.loads(refused.stdout)["error"]
+    grown = json.loads(small(home, "sample", "run", "--set", "sample.num_samples=640").stdout)
+    assert grown["ess"]["samples"] == 640
+    measured = json.loads(small(home, "measure", "run").stdout)
+    assert measured["ess"] == grown["ess"] and measured["observables"]["plaquette"]["baseline"]
+
+
+def test_more_training_replaces_the_ensemble(finished: tuple[Path, dict[str, Any]], tmp_path: Path):
+    shutil.copytree(finished[0] / "run", tmp_path / "run")
+    shutil.copytree(finished[0] / "cache", tmp_path / "cache")
+    trained = json.loads(small(tmp_path, "train", "run", "--set", "train.steps=30").stdout)
+    assert trained["steps"] == 30
+    stale = small(tmp_path, "measure", "run")
+    assert stale.returncode == 2 and "earlier model" in json.loads(stale.stdout)["error"]
+    drawn = small(tmp_path, "sample", "run")
+    assert "drawn anew" in drawn.stderr and json.loads(drawn.stdout)["ess"] != finished[1]["ess"]
