@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from latflow.flows import Chain, Identity, Inverse, Scan, ScalarCoupling, U1Coupling, scalar_coupling_flow, u1_coupling_flow
+from latflow.flows import Chain, Identity, Inverse, ScalarCoupling, Scan, U1Coupling, scalar_coupling_flow, u1_coupling_flow
 from latflow.flows.loop_view import BlockView, DiagonalView, StripeView
 from latflow.flows.spline import circular_forward, circular_inverse, interval_forward, interval_inverse
 from latflow.groups import wrap
@@ -53,9 +53,7 @@ def stripe_layer(mu, phase, loop):
 
 ROWS = {
     "identity": Row(lambda: Identity(), (2, 4, 4), True),
-    "stripes plaquette": Row(
-        lambda: stripe_layer(0, 1, "plaquette"), (2, 4, 8), True, lambda: stripes(SQUARE, 0).links(1)
-    ),
+    "stripes plaquette": Row(lambda: stripe_layer(0, 1, "plaquette"), (2, 4, 8), True, lambda: stripes(SQUARE, 0).links(1)),
     "stripes staples": Row(lambda: stripe_layer(1, 2, "staples"), (2, 4, 8), True, lambda: stripes(SQUARE, 1).links(2)),
     "diagonal 3D plaquette": Row(
         lambda: U1Coupling(DiagonalView(diagonal(CUBE, 1), "plaquette"), key=KEY, phase=3, separable=True, **SMALL),
@@ -78,7 +76,10 @@ ROWS = {
         symmetry=lambda x: -x,
     ),
     "coarse-to-fine flow": Row(
-        lambda: u1_coupling_flow(SQUARE, key=KEY, mask="coarse-to-fine", blocks=0, **HEAD), (2, 4, 8), True, symmetry=lambda x: -x
+        lambda: u1_coupling_flow(SQUARE, key=KEY, mask="coarse-to-fine", blocks=0, **HEAD),
+        (2, 4, 8),
+        True,
+        symmetry=lambda x: -x,
     ),
     "scanned stripes": Row(lambda: u1_coupling_flow(SQUARE, key=KEY, blocks=2, **SMALL), (2, 4, 8), True),
     "inverse": Row(lambda: Inverse(stripe_layer(0, 0, "plaquette")), (2, 4, 8), True),
@@ -115,7 +116,6 @@ ATOL = 1e-9
 def jit(method):
     """Bound methods of modules with arrays cannot be hashed, which jit would need."""
     return jax.jit(lambda *arguments: method(*arguments))
-
 
 
 def angle_close(a, b, gauge: bool) -> None:

@@ -147,9 +147,7 @@ def test_resumed_run_equals_uninterrupted_run_bit_for_bit(tmp_path):
     settings = TrainSettings(steps=12, batch_size=8, log_every=3, checkpoint_every=5, anneal_from=0.5, anneal_steps=8)
     whole = fit(model, action, settings, jax.random.key(2))
     calls = iter(range(100))
-    first = fit(
-        model, action, settings, jax.random.key(2), directory=tmp_path / "c", should_stop=lambda: next(calls) >= 6
-    )
+    first = fit(model, action, settings, jax.random.key(2), directory=tmp_path / "c", should_stop=lambda: next(calls) >= 6)
     assert first.interrupted and first.steps == 7
     second = fit(model, action, settings, jax.random.key(2), directory=tmp_path / "c")
     assert second.resumed_from == 7 and second.steps == 12

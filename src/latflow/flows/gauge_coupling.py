@@ -26,7 +26,8 @@ Theta = Float[Array, "Nd ..."]
 
 class U1Coupling(AbstractBijection):
     """One layer on links `(Nd, *lattice)`. `phase` translates the mask along its compact axis (None: not at all); it is an
-    array, so that layers that differ only in phase can be scanned. Computes splines and the last network layers at active links only."""
+    array, so that layers that differ only in phase can be scanned. Computes splines and the last network layers at active
+    links only."""
 
     view: StripeView | DiagonalView | BlockView = eqx.field(static=True)
     bins: int = eqx.field(static=True)

@@ -63,7 +63,9 @@ def _derivatives(raw: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
     return MIN_DERIVATIVE + (1 - MIN_DERIVATIVE) * jax.nn.softplus(raw + jnp.log(jnp.expm1(jnp.ones((), raw.dtype))))
 
 
-def knots(raw_width: Float[Array, "K ..."], raw_height: Float[Array, "K ..."], derivative: Float[Array, "K1 ..."], bound: float) -> Knots:
+def knots(
+    raw_width: Float[Array, "K ..."], raw_height: Float[Array, "K ..."], derivative: Float[Array, "K1 ..."], bound: float
+) -> Knots:
     """Knots on [-bound, bound] from unconstrained widths and heights and positive derivatives."""
     width, height = _bins(raw_width, 2 * bound), _bins(raw_height, 2 * bound)
     return Knots(_running_sum(width) - bound, _running_sum(height) - bound, width, height, derivative)
@@ -123,26 +125,36 @@ def spline_inverse(y: Float[Array, "..."], k: Knots) -> tuple[Float[Array, "..."
     return left + xi * w, -_log_slope(xi, s, d0, d1, denominator)
 
 
-def circular_forward(x: Float[Array, "..."], raw: Float[Array, "P ..."], bins: int) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+def circular_forward(
+    x: Float[Array, "..."], raw: Float[Array, "P ..."], bins: int
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """(y, log dy/dx) of angles x under the circular spline with parameters `raw` (2 K + 1 on the first axis)."""
     k, rotation = circular_knots(raw, bins)
     y, log_slope = spline_forward(wrap(x), k)
     return wrap(y + rotation), log_slope
 
 
-def circular_inverse(y: Float[Array, "..."], raw: Float[Array, "P ..."], bins: int) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+def circular_inverse(
+    y: Float[Array, "..."], raw: Float[Array, "P ..."], bins: int
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """(x, log dx/dy), the inverse of `circular_forward`."""
     k, rotation = circular_knots(raw, bins)
     return spline_inverse(wrap(y - rotation), k)
 
 
-def _interval_knots(width: Float[Array, "K ..."], height: Float[Array, "K ..."], slope: Float[Array, "M ..."], bound: float) -> Knots:
+def _interval_knots(
+    width: Float[Array, "K ..."], height: Float[Array, "K ..."], slope: Float[Array, "M ..."], bound: float
+) -> Knots:
     one = jnp.ones_like(width[:1])
     return knots(width, height, jnp.concatenate([one, _derivatives(slope), one]), bound)
 
 
 def interval_forward(
-    x: Float[Array, "..."], width: Float[Array, "K ..."], height: Float[Array, "K ..."], slope: Float[Array, "M ..."], bound: float
+    x: Float[Array, "..."],
+    width: Float[Array, "K ..."],
+    height: Float[Array, "K ..."],
+    slope: Float[Array, "M ..."],
+    bound: float,
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """(y, log dy/dx) of the spline on [-bound, bound] with M = K - 1 inner slopes; the identity outside."""
     inside = jnp.abs(x) < bound
@@ -151,7 +163,11 @@ def interval_forward(
 
 
 def interval_inverse(
-    y: Float[Array, "..."], width: Float[Array, "K ..."], height: Float[Array, "K ..."], slope: Float[Array, "M ..."], bound: float
+    y: Float[Array, "..."],
+    width: Float[Array, "K ..."],
+    height: Float[Array, "K ..."],
+    slope: Float[Array, "M ..."],
+    bound: float,
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """(x, log dx/dy), the inverse of `interval_forward`."""
     inside = jnp.abs(y) < bound

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def u1_coupling_flow(
     mask: MaskKind = "stripes",
     blocks: int = 8,
     width: int = 4,
-    loop: Loop = "staples",
+    loop: Loop | None = None,
     bins: int = 8,
     conv: tuple[int, ...] = (16,),
     hidden: tuple[int, ...] = (32,),
@@ -43,8 +43,12 @@ def u1_coupling_flow(
     turn; a cycle of `width` blocks updates every link once, and Nd x blocks layers are scanned. `mask="coarse-to-fine"` (two
     dimensions, extents powers of two): one pass from the whole torus to single plaquettes, log2(volume) layers; `blocks`
     further stripe blocks may follow.
+
+    `loop=None` chooses "plaquette" in two dimensions, where the direction of two staples jumps by pi on a surface (pathwise
+    gradients do not see such jumps and would be biased), and "staples" above, where it is singular only on a set of
+    codimension two.
     """
-    net = dict(bins=bins, hidden=tuple(hidden), dtype=dtype)
+    net: dict[str, Any] = {"bins": bins, "hidden": tuple(hidden), "dtype": dtype}
     passes: list[AbstractBijection] = []
     if mask == "coarse-to-fine":
         levels = coarse_to_fine(geometry)

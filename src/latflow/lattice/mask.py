@@ -143,18 +143,26 @@ class DiagonalMask(AbstractMask):
             raise ValueError(f"need {self.geometry.Nd} mask shifts, got {self.shifts}")
         for nu, (extent, s) in enumerate(zip(self.geometry.shape, self.shifts, strict=True)):
             if nu != self.orientation and s % self.width == 0:
-                raise ValueError(f"mask shift {s} in direction {nu} is 0 modulo the width {self.width}: plaquettes would hold two active links")
+                raise ValueError(
+                    f"mask shift {s} in direction {nu} is 0 modulo the width {self.width}: "
+                    "plaquettes would hold two active links"
+                )
             if (s * extent) % self.width:
                 raise ValueError(
-                    f"the mask of width {self.width} and shifts {self.shifts} does not close on the lattice {self.geometry.shape}: "
+                    f"the mask of width {self.width} and shifts {self.shifts} does not close on the lattice "
+                    f"{self.geometry.shape}: "
                     f"make the extent {extent} of direction {nu} a multiple of {self.width // math.gcd(s, self.width)}"
                 )
         if not self._unit_axes():
-            raise ValueError(f"one of the mask shifts {self.shifts} must be 1 in a direction whose extent is a multiple of {self.width}")
+            raise ValueError(
+                f"one of the mask shifts {self.shifts} must be 1 in a direction whose extent is a multiple of {self.width}"
+            )
 
     def _unit_axes(self) -> list[int]:
         return [
-            nu for nu, (n, s) in enumerate(zip(self.geometry.shape, self.shifts, strict=True)) if s % self.width == 1 % self.width and n % self.width == 0
+            nu
+            for nu, (n, s) in enumerate(zip(self.geometry.shape, self.shifts, strict=True))
+            if s % self.width == 1 % self.width and n % self.width == 0
         ]
 
     @property
@@ -222,7 +230,9 @@ def coarse_to_fine(geometry: Geometry) -> tuple[tuple[StridedMask, tuple[int, in
     changes and that of the whole block does not. Extents must be powers of two; raises ValueError otherwise.
     """
     if geometry.Nd != 2 or any(n & (n - 1) for n in geometry.shape):
-        raise ValueError(f"coarse-to-fine masks need a two-dimensional lattice with extents that are powers of two, got {geometry.shape}")
+        raise ValueError(
+            f"coarse-to-fine masks need a two-dimensional lattice with extents that are powers of two, got {geometry.shape}"
+        )
     block = list(geometry.shape)
     out = []
     while max(block) > 1:

@@ -19,7 +19,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 Features = Float[Array, "_ ..."]
 
 
-def xavier_normal(key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int, fan_out: int, gain: float, dtype) -> Float[Array, "..."]:
+def xavier_normal(
+    key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int, fan_out: int, gain: float, dtype
+) -> Float[Array, "..."]:
     """Xavier normal initialisation (Glorot & Bengio 2010): standard deviation gain sqrt(2 / (fan_in + fan_out))."""
     return gain * math.sqrt(2 / (fan_in + fan_out)) * jax.random.normal(key, shape, dtype)
 

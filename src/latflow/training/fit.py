@@ -150,7 +150,7 @@ class _Log:
             "ess": _finite(self._ess(log_weight)),
             "acceptance": _finite(_acceptance(log_weight)) if self.settings.estimator != "forward" else None,
             "grad_norm": _finite_mean([i.grad_norm for i in infos]),
-            "learning_rate": float(self.rate(done - 1)),
+            "learning_rate": float(np.asarray(self.rate(done - 1))),
             "skipped": int(state.skipped),
             "coupling": _finite(infos[-1].coupling),
         }

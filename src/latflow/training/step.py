@@ -65,8 +65,9 @@ def make_step(
         (value, log_weight), gradient = jax.value_and_grad(loss, has_aux=True)(state.parameters, rest, now, key)
         norm = optax.tree.norm(gradient)
         good = jnp.isfinite(value) & jnp.isfinite(norm)
-        updates, moments = optimiser.update(gradient, state.optimiser, state.parameters)
-        parameters = optax.apply_updates(state.parameters, updates)
+        # Optax takes any pytree; its annotations know fewer.
+        updates, moments = optimiser.update(gradient, state.optimiser, state.parameters)  # type: ignore[arg-type]
+        parameters: FlowModel = optax.apply_updates(state.parameters, updates)  # type: ignore
 
         def keep(new, old):
             return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
