@@ -20,7 +20,7 @@ class U1CouplingFlow(FlowSection):
     blocks: NonNegative = 4
     mask: Literal["stripes", "diagonal", "coarse-to-fine"] = "stripes"
     width: Annotated[int, Field(ge=2)] = 4
-    loop: Literal["plaquette", "staples"] = "staples"
+    loop: Literal["plaquette", "staples"] | None = None
     conv: Integers = (16,)
     hidden: Integers = (32,)
     kernel_size: KernelSize = 3
