@@ -35,7 +35,7 @@ docs: setup ## docs/_build/html/index.html; runs the tutorial
 	@echo "Documentation: docs/_build/html/index.html"
 
 lock: ## resolve requirements.lock anew (needs uv)
-	uv pip compile pyproject.toml --extra app --extra tensorboard --group dev --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra app --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements.lock
 
 setup: .venv/.installed

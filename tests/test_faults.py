@@ -25,15 +25,14 @@ from latflow.io.ensemble import EnsembleFile
 CONFIG = """
 name = "tiny"
 [theory]
-kind = "u1"
+kind = "phi4"
 lattice = [4, 4]
-beta = 1.0
+m2 = 1.0
+lam = 0.5
 [flow]
-kind = "u1-coupling"
+kind = "scalar-coupling"
 blocks = 1
-conv = [2]
 hidden = [2]
-bins = 2
 [train]
 steps = 200
 batch_size = 8
@@ -44,7 +43,7 @@ estimator = "plain"
 num_samples = 4096
 batch_size = 16
 [measure]
-observables = ["plaquette", "q2"]
+observables = ["phi2", "magnetisation"]
 [baseline]
 kind = "none"
 """

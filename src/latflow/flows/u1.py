@@ -48,6 +48,7 @@ def u1_coupling_flow(
     gradients do not see such jumps and would be biased), and "staples" above, where it is singular only on a set of
     codimension two.
     """
+    chosen: Loop = loop or ("plaquette" if geometry.Nd == 2 else "staples")
     net: dict[str, Any] = {"bins": bins, "hidden": tuple(hidden), "dtype": dtype}
     passes: list[AbstractBijection] = []
     if mask == "coarse-to-fine":
@@ -58,7 +59,7 @@ def u1_coupling_flow(
     if blocks:
         in_two = geometry.Nd == 2 and mask != "diagonal"
         views = [
-            StripeView(stripes(geometry, mu, width), loop) if in_two else DiagonalView(diagonal(geometry, mu, width), loop)
+            StripeView(stripes(geometry, mu, width), chosen) if in_two else DiagonalView(diagonal(geometry, mu, width), chosen)
             for mu in range(geometry.Nd)
         ]
         order = phase_order(width)
