@@ -143,6 +143,7 @@ def test_every_misspelt_key_is_reported_with_what_was_meant(data: st.DataObject)
 
 def test_all_mistakes_of_all_kinds_come_in_one_message():
     raw = copy.deepcopy(RAW["u1-2d"])
+    raw["flow"] = {"kind": "u1-coupling", "blocks": 4}
     raw["theory"] |= {"beta": -1.0, "lattice": [8, 8.0]}
     raw["prior"] = {"kind": "normall"}
     raw["flow"] |= {"mask": "Stripes", "transform": "affine"}
@@ -167,7 +168,9 @@ def test_all_mistakes_of_all_kinds_come_in_one_message():
 
 
 CONFLICTS = [
-    ("u1-2d", ["theory.lattice=[6,8]"], "flow.mask", "multiple of 4"),
+    ("u1-2d", ["theory.lattice=[6,8]", "flow.mask=stripes", "flow.blocks=4"], "flow.mask", "multiple of 4"),
+    ("u1-2d", ["theory.lattice=[12,8]", "flow.mask=coarse-to-fine"], "flow.mask", "powers of two"),
+    ("u1-4d", ["flow.mask=stripes"], "flow.mask", "diagonal"),
     ("u1-2d", ["theory.lattice=[8]"], "theory.lattice", "2 to 4 dimensions"),
     ("u1-2d", ["theory.lattice=[1,8]"], "theory.lattice", "at least 2"),
     ("u1-2d", ["prior.kind=normal"], "prior.kind", "haar"),
@@ -176,8 +179,8 @@ CONFLICTS = [
     ("u1-2d", ["flow.kernel_size=4"], "flow.kernel_size", "odd"),
     ("u1-2d", ["train.batch_size=0"], "train.batch_size", "greater than or equal to 2"),
     ("u1-2d", ["sample.num_samples=1"], "sample.num_samples", "greater than or equal to 16"),
-    ("u1-2d", ["train.warmup_steps=5000"], "train.warmup_steps", "shorter than the training"),
-    ("u1-2d", ["train.anneal_from=1.0"], "train.anneal_from", "anneal_steps > 0"),
+    ("u1-2d", ["train.warmup_steps=500000"], "train.warmup_steps", "shorter than the training"),
+    ("u1-2d", ["train.anneal_from=1.0", "train.anneal_steps=0"], "train.anneal_from", "anneal_steps > 0"),
     ("u1-2d", ["flow.kind=identity"], "train.steps", "set steps = 0"),
     ("u1-2d", ["theory.lattice=[7,8]", "baseline.kind=heatbath"], "baseline.kind", "even extents"),
     ("u1-4d", ["prior.kind=exact"], "prior.kind", "two dimensions"),
@@ -192,7 +195,7 @@ CONFLICTS = [
     ("phi4-2d", ["measure.wilson_loops=[[1,1]]"], "measure.wilson_loops", "scalar theory"),
     ("phi4-2d", ["measure.observables=['plaquette']"], "measure.observables", "not for this theory"),
     ("u1-2d", ["measure.observables=['plaqette']"], "measure.observables", "did you mean 'plaquette'"),
-    ("u1-2d", ["flow.blocks=0"], "flow.blocks", "positive"),
+    ("u1-2d", ["flow.blocks=0", "flow.mask=stripes"], "flow.blocks", "positive"),
     ("phi4-2d", ["train.estimator=forward"], "train.estimator", "exact samples"),
 ]
 

@@ -35,10 +35,14 @@ class U1CouplingFlow(FlowSection):
         if self.blocks == 0 and self.mask != "coarse-to-fine":
             yield "blocks", 'must be positive, unless mask = "coarse-to-fine" makes layers of its own'
         geometry = Geometry(lattice)
+        if self.mask == "stripes" and geometry.Nd != 2:
+            yield "mask", f'stripes are masks of two dimensions, not of {geometry.Nd}; use "diagonal"'
+            return
         try:
             if self.mask == "coarse-to-fine":
                 coarse_to_fine(geometry)
-            for mu in range(geometry.Nd):
-                stripes(geometry, mu, self.width) if self.mask == "stripes" else diagonal(geometry, mu, self.width)
+            local = diagonal if self.mask == "diagonal" or geometry.Nd != 2 else stripes
+            for mu in range(geometry.Nd if self.blocks else 0):
+                local(geometry, mu, self.width)
         except ValueError as error:
             yield "mask", str(error)
