@@ -174,7 +174,7 @@ CONFLICTS = [
     ("u1-2d", ["theory.lattice=[8]"], "theory.lattice", "2 to 4 dimensions"),
     ("u1-2d", ["theory.lattice=[1,8]"], "theory.lattice", "at least 2"),
     ("u1-2d", ["prior.kind=normal"], "prior.kind", "haar"),
-    ("u1-2d", ["flow.kind=scalar-coupling"], "flow.kind", "u1-coupling"),
+    ("u1-2d", ["flow.kind=scalar-coupling", "flow.blocks=2"], "flow.kind", "u1-coupling"),
     ("u1-2d", ["measure.wilson_loops=[[1,9]]"], "measure.wilson_loops", "do not fit"),
     ("u1-2d", ["flow.kernel_size=4"], "flow.kernel_size", "odd"),
     ("u1-2d", ["train.batch_size=0"], "train.batch_size", "greater than or equal to 2"),
