@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from latflow.app import recipes_index
+from latflow.app import analysis, recipes_index
 from latflow.app.cli import explain
 from latflow.app.config import validate
 from latflow.app.output import plain
 from latflow.app.progress import Progress, sparkline
 from latflow.app.run_directory import RunDirectory
 from latflow.app.session import STAGES
-from latflow.app.summary import headlines, pull
+from latflow.app.summary import headlines, print_summary, pull
 from latflow.errors import LatflowError, LockedError, MismatchError
 
 TINY = {
@@ -265,6 +265,7 @@ def small(home: Path, command: str, target: str, *options: str) -> subprocess.Co
 def test_a_run_prints_one_document_of_the_promised_shape(finished: tuple[Path, dict[str, Any]]):
     home, document = finished
     assert document["recipe"] == "small" and document["theory"] == {"kind": "u1", "lattice": [4, 4], "beta": 0.4}
+    assert document["warnings"] == []
     assert set(document["ess"]) == {"value", "error", "samples"} and document["ess"]["samples"] == 512
     assert 0 < document["ess"]["value"] <= 1 and 0 < document["acceptance"] <= 1
     log_z = document["log_z"]
@@ -336,3 +337,12 @@ def test_more_training_replaces_the_ensemble(finished: tuple[Path, dict[str, Any
     assert stale.returncode == 2 and "earlier model" in json.loads(stale.stdout)["error"]
     drawn = small(tmp_path, "sample", "run")
     assert "drawn anew" in drawn.stderr and json.loads(drawn.stdout)["ess"] != finished[1]["ess"]
+
+
+def test_an_ensemble_carried_by_few_proposals_is_called_so(tmp_path: Path):
+    few, failed = analysis._warnings(3.2, 4096, 7)
+    assert "only 3.2 of 4096" in few and "7 of 4096" in failed
+    assert list(analysis._warnings(4000.0, 4096, 0)) == []
+    with (tmp_path / "out").open("w") as stream:
+        print_summary({"recipe": "a", "warnings": [few]}, stream)
+    assert "Warning: only 3.2" in (tmp_path / "out").read_text()

@@ -28,6 +28,7 @@ from latflow.samplers import log_weights
 from latflow.statistics import Estimate, ess_with_error, log_z, observable, summary
 
 _EXPORTED_BINS = 1024
+_FEWEST = 100.0  # effective proposals below which an error estimate is itself unreliable
 _INDEPENDENT = 0.0  # the window parameter that declares draws independent
 
 
@@ -45,14 +46,25 @@ def weights_summary(file: EnsembleFile, action: AbstractAction) -> dict[str, Any
     ess, ess_error = ess_with_error(log_weight)
     value, error = log_z(log_weight)
     known = exact_values(action.group, action.geometry, (), **build.couplings(action)).get("log_z")
+    unusable = int(np.sum(np.isneginf(log_weight)))
     return plain(
         {
             "ess": {"value": ess, "error": ess_error, "samples": log_weight.size},
             "acceptance": float(file.read("accepted").mean()),
             "log_z": {"value": value, "error": error, "exact": known},
-            "unusable": int(np.sum(np.isneginf(log_weight))),
+            "warnings": list(_warnings(ess * log_weight.size, log_weight.size, unusable)),
         }
     )
+
+
+def _warnings(effective: float, proposals: int, unusable: int) -> Iterator[str]:
+    if effective < _FEWEST:
+        yield (
+            f"only {effective:.1f} of {proposals} proposals are effective: neither values nor errors of the flow can be "
+            "trusted; train longer, with another flow, or from a nearer prior"
+        )
+    if unusable:
+        yield f"{unusable} of {proposals} proposals had no finite weight; they count with weight zero"
 
 
 def usable(log_weight: np.ndarray) -> np.ndarray:

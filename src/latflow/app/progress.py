@@ -30,6 +30,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
+def per_second(rate: float) -> str:
+    """1,020/s, 4.14/s, 0.0943/s."""
+    return f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.3g}/s"
+
+
 class Progress:
     """Progress of one stage towards `total`; `curves` names the numbers that are drawn over time."""
 
@@ -79,7 +84,7 @@ class Progress:
         rate = self._rate()
         left = f", {duration((self.total - self.done) / rate)} left" if rate > 0 and self.done < self.total else ""
         numbers = "".join(f"  {name} {value:.4g}" for name, value in self.numbers.items() if isinstance(value, int | float))
-        return f"{self.title:<9} {self.done}/{self.total}{numbers}  {rate:.3g}/s{left}"
+        return f"{self.title:<9} {self.done}/{self.total}{numbers}  {per_second(rate)}{left}"
 
     def _render(self) -> Any:
         from rich.console import Group
@@ -93,7 +98,7 @@ class Progress:
         head.add_row(
             Text(f"{self.title:<9}", style="bold"),
             ProgressBar(total=max(self.total, 1), completed=self.done, width=32),
-            Text(f"{self.done}/{self.total}  {rate:.3g}/s  {left} left", style="dim"),
+            Text(f"{self.done}/{self.total}  {per_second(rate)}  {left} left", style="dim"),
         )
         rows: list[Any] = [head]
         for name, values in self.curves.items():

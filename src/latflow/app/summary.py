@@ -42,6 +42,8 @@ def print_summary(summary: dict[str, Any], stream: TextIO) -> None:
         console.print(f"  {line}")
     if summary.get("observables"):
         console.print(_table(summary, narrow=console.width < _FULL_WIDTH))
+    for warning in summary.get("warnings") or ():
+        console.print(f"[yellow]Warning:[/yellow] {warning}", soft_wrap=True)
     if summary.get("report"):
         console.print(f"Report: {summary['report']}", soft_wrap=True)
 
