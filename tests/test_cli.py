@@ -110,6 +110,7 @@ BAD = [
     (["report", "u1-2d"], "latflow run u1-2d"),
     (["inspect", "nowhere"], "no run directory"),
     (["run", "u1-2d", "--device", "tpu"], "device"),
+    (["run", "u1-2d", "--device", "gpu"], "run with --device cpu"),
 ]
 
 

@@ -26,11 +26,11 @@ def execute(command: str, target: str, overrides: Sequence[str], out: Path | Non
             return
         if command not in ("run", "train") and not _can_start(command, config, path):
             raise LatflowError(f"{path} holds no run yet", f"start with `latflow run {target}` or `latflow train {target}`")
-        with RunDirectory.open(path, config, command if fresh else None) as run:
-            from latflow.app import device
-            from latflow.app.stages import Context, perform
+        from latflow.app import device
+        from latflow.app.stages import Context, perform
 
-            device.configure(config.device)
+        device.configure(config.device)
+        with RunDirectory.open(path, config, command if fresh else None) as run:
             run.provenance.start_session(config.seed, device.describe())
             context = Context(config, run, output, stop)
             result: dict[str, Any] = {}

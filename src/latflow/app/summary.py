@@ -99,7 +99,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         "baseline tau": significant(base.get("tau_int"), 2),
         "exact": alongside(row.get("exact"), row.get("error")),
         "to exact": _marked(to_exact),
-        "to baseline": _marked(to_base),
+        "to baseline": "frozen" if finite(base.get("error")) == 0.0 else _marked(to_base),
     }
 
 
