@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from latflow.groups import wrap
 
-MIN_BIN = 1e-5  # relative to the interval
+MIN_BIN = 1e-6  # relative to the interval
 MIN_DERIVATIVE = 1e-3
 
 
