@@ -173,7 +173,8 @@ def load(fd: int, path: Path) -> Layout:
         raise damaged(path, "its header is cut off")
     _, version, length, crc, block = _PREFIX.unpack(prefix)
     header = os.pread(fd, min(length, size), _HEADER_AT)
-    if len(header) != length or zlib.crc32(header) != crc:
+    # The checksum of nothing is 0, so zeroed bytes would pass for an empty header.
+    if not header or len(header) != length or zlib.crc32(header) != crc:
         raise damaged(path, "its header is altered or cut off")
     if version != VERSION:
         raise FileError(f"{path} has format version {version}, this latflow reads {VERSION}", "use the version that wrote it")

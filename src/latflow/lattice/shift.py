@@ -19,4 +19,6 @@ def shift(field: Shaped[Array, "..."], mu: int, Nd: int, distance: int = 1) -> S
 
 def component(field: Shaped[Array, "..."], mu: int, Nd: int) -> Shaped[Array, "..."]:
     """Links of direction `mu`: drops the direction axis, which stands just before the `Nd` lattice axes."""
+    if not 0 <= mu < Nd:
+        raise ValueError(f"direction {mu} does not exist on a {Nd}-dimensional lattice")
     return jax.lax.index_in_dim(field, mu, axis=field.ndim - Nd - 1, keepdims=False)
