@@ -13,7 +13,14 @@ import pytest
 
 from latflow.flows import Chain, Identity, Inverse, ScalarCoupling, Scan, U1Coupling, scalar_coupling_flow, u1_coupling_flow
 from latflow.flows.loop_view import BlockView, DiagonalView, StripeView
-from latflow.flows.spline import circular_forward, circular_inverse, interval_forward, interval_inverse
+from latflow.flows.spline import (
+    circular_forward,
+    circular_inverse,
+    harmonic_forward,
+    harmonic_inverse,
+    interval_forward,
+    interval_inverse,
+)
 from latflow.groups import wrap
 from latflow.lattice import Geometry, coarse_to_fine, diagonal, shift, stripes
 
@@ -233,6 +240,42 @@ def test_single_precision_round_trip():
     back, log_det_back = jit(f.inverse_and_log_det)(y)
     assert float(jnp.abs(wrap(back - x)).max()) < 2e-3
     assert abs(float(log_det + log_det_back)) < 2e-2
+
+
+def test_concentrated_flow_in_single_precision():
+    """The density that a float32 flow claims, forward and backward, is that of the same flow in float64 at the same links."""
+    geometry = Geometry((8, 8))
+    single = u1_coupling_flow(geometry, key=KEY, mask="coarse-to-fine", blocks=0, bins=32, hidden=(8,))
+    # as after training at beta = 7, where halves of n plaquettes have a concentration of about 28 / n
+    kappa = [jnp.asarray(2.8 / np.prod(layer.view.block), jnp.float32) for layer in single.bijections]
+    single = eqx.tree_at(lambda f: [x.concentration for x in f.bijections], single, kappa)
+    double = jax.tree.map(lambda x: x.astype(F64) if eqx.is_inexact_array(x) else x, single)
+    x = jax.random.uniform(jax.random.key(2), (64, 2, *geometry.shape), jnp.float32, -np.pi, np.pi)
+    y, forward = jax.jit(jax.vmap(lambda v: single.forward_and_log_det(v)))(x)
+    _, backward = jax.jit(jax.vmap(lambda v: single.inverse_and_log_det(v)))(y)
+    _, reference = jax.jit(jax.vmap(lambda v: double.inverse_and_log_det(v)))(y.astype(F64))
+    assert float(reference.std()) > 1  # far from the identity
+    for log_q in (-forward, backward):
+        assert float(jnp.abs(log_q - reference).max()) < 1e-3
+
+
+@pytest.mark.parametrize("c", [[0.0, 0.0], [14.0, -2.0, 1.0], [-3.0, 4.0, 2.0, -1.0]])
+def test_harmonic_map_has_the_density_it_is_given(c):
+    cosines, bins = jnp.asarray(c, F64), 48
+    y = jnp.linspace(-np.pi, np.pi, 4001)[:-1]
+    wanted = sum(ck * np.cos(k * np.asarray(y)) for k, ck in enumerate(c, start=1))
+    wanted = np.exp(wanted - wanted.max()) / np.mean(np.exp(wanted - wanted.max()))
+    coefficients = jnp.broadcast_to(cosines[:, None], (len(c), y.size))
+    x, log_slope = harmonic_inverse(y, coefficients, bins)
+    density = np.exp(log_slope)
+    assert abs(density.mean() - 1) < 1e-6
+    divergence = np.mean(density * np.where(density > 1e-12, np.log(density / wanted), 0))
+    assert abs(divergence) < 1e-3
+    back, log_slope_back = harmonic_forward(x, coefficients, bins)
+    bulk = np.asarray(density) > 1e-6  # where it is smaller, x does not resolve y
+    assert np.abs(wrap(back - y))[bulk].max() < 1e-8
+    np.testing.assert_allclose(log_slope_back[bulk], -log_slope[bulk], atol=1e-6)
+    np.testing.assert_allclose(harmonic_inverse(-y, coefficients, bins)[0][1:], -x[1:], atol=1e-12)  # odd
 
 
 def test_circular_spline_is_a_circle_diffeomorphism():

@@ -18,7 +18,15 @@ from latflow.flows import AbstractBijection, u1_coupling_flow
 from latflow.groups import U1, RealLine
 from latflow.lattice import Geometry
 from latflow.models import ExactPrior, FlowModel, HaarPrior, NormalPrior
-from latflow.training import TrainingDiverged, TrainSettings, fit, forward_kl, path_reverse_kl, plain_reverse_kl
+from latflow.training import (
+    TrainingDiverged,
+    TrainSettings,
+    fit,
+    forward_kl,
+    path_reverse_kl,
+    plain_reverse_kl,
+    score_reverse_kl,
+)
 from latflow.training.step import annealed, initial_state, make_step
 
 SITES = Geometry((2, 2))
@@ -70,15 +78,16 @@ def test_reverse_gradients_agree_with_calculus():
     """KL(q|p) for sigma_q = e^a, sigma_p = s is 4 [e^{2a} / 2 s^2 - a] + const, with derivative 4 [e^{2a}/s^2 - 1]."""
     model, action = stretch(0.3), Gaussian(1.2)
     want = 4 * (np.exp(0.6) / 1.44 - 1)
-    for make in (plain_reverse_kl, path_reverse_kl):
+    for make in (plain_reverse_kl, path_reverse_kl, score_reverse_kl):
         values = gradients(make(4096), model, action, 8)
         assert abs(values.mean() - want) < 5 * values.std(ddof=1) / np.sqrt(8)
         assert values.std() < 0.2
 
 
-def test_path_gradient_is_noiseless_at_the_optimum():
+def test_path_and_score_gradients_are_noiseless_at_the_optimum():
     model, action = stretch(0.3), Gaussian(float(np.exp(0.3)))
-    assert np.abs(gradients(path_reverse_kl(64), model, action)).max() < 1e-12
+    for noiseless in (path_reverse_kl, score_reverse_kl):
+        assert np.abs(gradients(noiseless(64), model, action)).max() < 1e-12
     assert np.abs(gradients(plain_reverse_kl(64), model, action)).max() > 1e-3
 
 
@@ -87,8 +96,9 @@ def test_losses_report_the_same_value_and_weights():
     parameters, rest = model.partition()
     a, wa = plain_reverse_kl(16)(parameters, rest, action, jax.random.key(0))
     b, wb = path_reverse_kl(16)(parameters, rest, action, jax.random.key(0))
-    np.testing.assert_allclose(a, b)
-    np.testing.assert_allclose(wa, wb)
+    c, wc = score_reverse_kl(16)(parameters, rest, action, jax.random.key(0))
+    np.testing.assert_allclose([b, c], a)
+    np.testing.assert_allclose([wb, wc], [wa, wa])
 
 
 def test_forward_gradient_agrees_with_calculus():
@@ -99,7 +109,7 @@ def test_forward_gradient_agrees_with_calculus():
     assert abs(values.mean() - want) < 5 * values.std(ddof=1) / np.sqrt(8)
 
 
-@pytest.mark.parametrize("estimator", ["path", "plain", "forward"])
+@pytest.mark.parametrize("estimator", ["path", "plain", "score", "forward"])
 def test_each_estimator_finds_the_gaussian(estimator):
     settings = TrainSettings(steps=150, batch_size=256, learning_rate=0.03, estimator=estimator, log_every=50)
     target = NormalPrior(SITES, 1.5, F64) if estimator == "forward" else None

@@ -19,8 +19,16 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from latflow.flows.base import AbstractBijection
 from latflow.flows.loop_view import BlockView, DiagonalView, StripeView
-from latflow.flows.spline import circular_forward, circular_inverse, num_circular_parameters
+from latflow.flows.spline import (
+    circular_forward,
+    circular_inverse,
+    harmonic_forward,
+    harmonic_inverse,
+    num_circular_parameters,
+)
 from latflow.nets import ConvNet, PointwiseNet
+
+HARMONICS = 8
 
 Theta = Float[Array, "Nd ..."]
 
@@ -52,11 +60,9 @@ class U1Coupling(AbstractBijection):
         dtype=jnp.float32,
     ):
         """`conv`: channels of the convolutions (empty for none); `hidden`: widths of the pointwise network behind them.
-        `odd` transformations (block views) have half as many free parameters and need an even number of bins."""
+        Block views have odd transformations, given by `HARMONICS` cosines of the log density of their output."""
         self.view, self.bins = view, bins
         self.odd = isinstance(view, BlockView)
-        if self.odd and bins % 2:
-            raise ValueError(f"coarse-to-fine layers mirror their splines and need an even number of bins, got {bins}")
         k0, k1 = jax.random.split(key)
         channels = view.near_channels - self.odd  # cos(s/2) enters as a factor, not as an input
         if conv and view.far_channels:
@@ -65,7 +71,7 @@ class U1Coupling(AbstractBijection):
             channels += conv[-1]
         else:
             self.trunk = None
-        outputs = 2 * (bins // 2) + 1 if self.odd else num_circular_parameters(bins)
+        outputs = HARMONICS if self.odd else num_circular_parameters(bins)
         self.head = PointwiseNet(channels, hidden, outputs, key=k1, dtype=dtype)
         self.concentration = jnp.zeros((), dtype) if self.odd else None
         self.phase = None if phase is None else jnp.asarray(phase, jnp.int32)
@@ -77,29 +83,21 @@ class U1Coupling(AbstractBijection):
             near = jnp.concatenate([near, self.view.to_active(self.trunk(far))])
         return self.head(near)
 
-    def _odd_parameters(self, near: Float[Array, "3 ..."]) -> Float[Array, "P ..."]:
-        """Parameters of an odd spline that turns into itself, shifted by half a turn, when cos(s/2) changes sign.
+    def _odd_parameters(self, near: Float[Array, "3 ..."]) -> Float[Array, "H ..."]:
+        """Cosine coefficients c_k of the log density of the angle a - s/2.
 
-        s and s + 2 pi are the same flux, but the angle a - s/2 differs by pi between them. What is mirrored about -pi/2 does
-        not notice; what is not carries a factor cos(s/2). So the map is continuous in s all round the circle, without which
-        pathwise gradients would be biased.
+        s and s + 2 pi are the same flux, but the angle a - s/2 differs by pi between them and odd harmonics change their sign.
+        So those carry a factor cos(s/2), which makes the map continuous in s all round the circle; without that, pathwise
+        gradients would be biased.
         """
-        half = self.bins // 2
-        cosine, raw = near[:1], self.head(near[1:])
-
-        def fold(x: Float[Array, "..."]) -> Float[Array, "..."]:
-            mirrored = x[::-1]
-            return (x + mirrored) / 2 + cosine * (x - mirrored) / 2
-
-        # Two equal halves of one plaquette each have density exp(2 beta cos(s/2) cos(a - s/2)) exactly, larger ones nearly
-        # (for other concentrations). One trained number, in units in which Adam finds it fast, carries that form; the
-        # network adds the rest. Without it the tails, which are seldom visited, are learned late or not at all.
+        cosine, raw = near[0], self.head(near[1:])
+        # Two halves of one plaquette each have density exp(2 beta cos(s/2) cos(a - s/2)) exactly, larger ones nearly (for
+        # other concentrations). One trained number, in units in which Adam finds it fast, carries that form; the network
+        # adds the rest. Without it the tails, which are seldom visited, are learned late or not at all.
         assert self.concentration is not None
-        centres = jnp.asarray(-np.pi + (np.arange(half) + 0.5) * 2 * np.pi / self.bins, raw.dtype)
-        base = 10 * self.concentration * cosine * jnp.cos(centres).reshape(-1, *(1,) * (raw.ndim - 1))
-        # derivatives at the knots -pi ... 0 and at their mirror images; the one at pi is that at -pi
-        w, d = fold(raw[:half]) + base, fold(raw[half:])
-        return jnp.concatenate([w, w[::-1], d, d[1:-1][::-1], jnp.zeros_like(d[:1])])
+        first = cosine * (10 * self.concentration + raw[0])
+        rest = [cosine * c if k % 2 else c for k, c in enumerate(raw[1:], start=2)]
+        return jnp.stack([first, *rest])
 
     def _apply(self, theta: Theta, transform) -> tuple[Theta, Float[Array, ""]]:
         mask = self.view.mask
@@ -115,7 +113,7 @@ class U1Coupling(AbstractBijection):
         return theta, jnp.sum(log_slope)
 
     def forward_and_log_det(self, x: Theta, context: Any = None) -> tuple[Theta, Float[Array, ""]]:
-        return self._apply(x, circular_forward)
+        return self._apply(x, harmonic_forward if self.odd else circular_forward)
 
     def inverse_and_log_det(self, y: Theta, context: Any = None) -> tuple[Theta, Float[Array, ""]]:
-        return self._apply(y, circular_inverse)
+        return self._apply(y, harmonic_inverse if self.odd else circular_inverse)

@@ -20,12 +20,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from latflow.groups import wrap
 
 MIN_BIN = 1e-6  # relative to the interval
 MIN_DERIVATIVE = 1e-3
+MIN_PROBABILITY = 1e-9  # of a bin of a given density: slopes up to 1e9, whose squares float32 still holds
 
 
 class Knots(NamedTuple):
@@ -123,6 +125,48 @@ def spline_inverse(y: Float[Array, "..."], k: Knots) -> tuple[Float[Array, "..."
     xi = jnp.clip(-2 * c / (b + root), 0, 1)
     denominator = s + c2 * xi * (1 - xi)
     return left + xi * w, -_log_slope(xi, s, d0, d1, denominator)
+
+
+def density_knots(log_density: Float[Array, "K2 ..."]) -> Knots:
+    """Knots of a map that takes uniform angles to (very nearly) a given density on the circle, with -pi a fixed point.
+
+    `log_density` (up to a constant): at the knots and bin centres -pi, -pi + pi/K, -pi + 2 pi/K, ... alternately, 2 K values for
+    K bins. Bin probabilities are Simpson's, derivatives at the knots follow from the density there, so the error falls with
+    the third power of the bin size or faster; the map itself and its log det are exact whatever the number of bins.
+    """
+    bins = log_density.shape[0] // 2
+    density = jnp.exp(log_density - jax.lax.stop_gradient(jnp.max(log_density, axis=0, keepdims=True)))
+    edge, centre = density[0::2], density[1::2]
+    mass = (edge + 4 * centre + jnp.concatenate([edge[1:], edge[:1]])) / 6
+    total = jnp.sum(mass, axis=0, keepdims=True)
+    width = 2 * jnp.pi * (MIN_PROBABILITY + (1 - MIN_PROBABILITY * bins) * mass / total)
+    height = jnp.full_like(width, 2 * jnp.pi / bins)
+    derivative = 1 / (MIN_PROBABILITY * bins + edge * (bins / total))
+    closed = jnp.concatenate([derivative, derivative[:1]])
+    return Knots(_running_sum(width) - jnp.pi, _running_sum(height) - jnp.pi, width, height, closed)
+
+
+def _harmonic_knots(cosines: Float[Array, "H ..."], bins: int) -> Knots:
+    """Knots for the even density exp(sum_k c_k cos(k y)), k = 1 .. H."""
+    y = -np.pi + np.arange(bins + 1) * np.pi / bins  # -pi .. 0, knots and centres; the rest is the mirror image
+    table = jnp.asarray(np.cos(np.outer(y, np.arange(1, cosines.shape[0] + 1))), cosines.dtype)
+    half = jnp.tensordot(table, cosines, 1)
+    return density_knots(jnp.concatenate([half, half[1:-1][::-1]]))
+
+
+def harmonic_forward(
+    x: Float[Array, "..."], cosines: Float[Array, "H ..."], bins: int
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """(y, log dy/dx) of an odd circle map whose output has the density exp(sum_k c_k cos(k y)) if x is uniform, but for the
+    resolution of `bins` spline bins."""
+    return spline_forward(wrap(x), _harmonic_knots(cosines, bins))
+
+
+def harmonic_inverse(
+    y: Float[Array, "..."], cosines: Float[Array, "H ..."], bins: int
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """(x, log dx/dy), the inverse of `harmonic_forward`."""
+    return spline_inverse(wrap(y), _harmonic_knots(cosines, bins))
 
 
 def circular_forward(

@@ -18,8 +18,8 @@ from latflow.actions import AbstractAction
 from latflow.errors import LatflowError, MismatchError
 from latflow.io.checkpoints import Checkpoints
 from latflow.models import AbstractPrior, FlowModel
-from latflow.statistics.weights import effective_sample_size
-from latflow.training.losses import Loss, forward_kl, path_reverse_kl, plain_reverse_kl
+from latflow.statistics.weights import effective_sample_size, log_z
+from latflow.training.losses import Loss, forward_kl, path_reverse_kl, plain_reverse_kl, score_reverse_kl
 from latflow.training.settings import TrainSettings
 from latflow.training.step import StepInfo, TrainState, initial_state, make_step
 
@@ -46,11 +46,13 @@ def make_loss(settings: TrainSettings, target: AbstractPrior | None = None) -> L
         return path_reverse_kl(settings.batch_size)
     if settings.estimator == "plain":
         return plain_reverse_kl(settings.batch_size)
+    if settings.estimator == "score":
+        return score_reverse_kl(settings.batch_size)
     if settings.estimator == "forward":
         if target is None:
             raise ValueError('the "forward" estimator needs `target`, something that samples the target theory')
         return forward_kl(settings.batch_size, target)
-    raise ValueError(f'unknown estimator {settings.estimator!r}; choose "path", "plain" or "forward"')
+    raise ValueError(f'unknown estimator {settings.estimator!r}; choose "path", "plain", "score" or "forward"')
 
 
 def fit(
@@ -141,7 +143,11 @@ class _Log:
         infos = jax.device_get(self.pending)
         self.pending = []
         now = time.monotonic()
-        log_weight = np.concatenate([np.asarray(i.log_weight, np.float64) for i in infos])
+        batches = [np.asarray(i.log_weight, np.float64) for i in infos]
+        if infos[0].coupling != infos[-1].coupling and np.isfinite(infos[0].coupling):
+            # Annealing: every step has a log Z of its own, which its batch estimates.
+            batches = [b - log_z(b[np.isfinite(b)])[0] if np.isfinite(b).any() else b for b in batches]
+        log_weight = np.concatenate(batches)
         line = {
             "step": done,
             "seconds": now - self.began,

@@ -7,7 +7,12 @@ E_q[log q + S] = KL(q|p) - log Z. Its total derivative is
       = E[(d/dy)(log q_theta(y) + S(y)) dy/dtheta] + E[(d/dtheta) log q_theta(y) at fixed y].
 
 The last term has zero mean but not zero variance; the path gradient (2206.09016, 2207.08219) leaves it out, so that its
-variance vanishes as q approaches p.
+variance vanishes as q approaches p. Both move samples, so samples in a trough between modes, where dy/dtheta ~ 1/q, have huge
+gradients. The score-function gradient moves probability instead,
+
+    E[(log q_theta(y) + S(y) - constant) (d/dtheta) log q_theta(y) at fixed y],
+
+does not care about troughs, and its variance vanishes with that of log q + S; while q is far from p it is the noisiest.
 """
 
 from __future__ import annotations
@@ -59,6 +64,24 @@ def path_reverse_kl(size: int) -> Loss:
         log_weight = jax.lax.stop_gradient(-energy - log_q)
         surrogate = jnp.sum(y * jax.lax.stop_gradient(pull)) / size
         return surrogate - jax.lax.stop_gradient(surrogate) - jnp.mean(log_weight), log_weight
+
+    return loss
+
+
+def score_reverse_kl(size: int) -> Loss:
+    """The same value with the score-function gradient E[(log q + S - mean) d log q / d theta at fixed y].
+
+    Neither the action nor the flow is differentiated with respect to the field (2202.01314). The mean over the batch is the
+    control variate, which the divisor size - 1 keeps unbiased.
+    """
+
+    def loss(parameters: FlowModel, rest: FlowModel, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
+        y, log_q = jax.lax.stop_gradient(_draw(eqx.combine(jax.lax.stop_gradient(parameters), rest), key, size))
+        log_weight = -jax.vmap(action, in_axes=_LAST)(y) - log_q
+        mean = jnp.mean(log_weight)
+        score = jax.vmap(eqx.combine(parameters, rest).log_q, in_axes=_LAST)(y)
+        surrogate = jnp.sum((mean - log_weight) * score) / (size - 1)
+        return surrogate - jax.lax.stop_gradient(surrogate) - mean, log_weight
 
     return loss
 

@@ -13,7 +13,7 @@ class TrainSettings:
     """Optimiser, schedule, estimator and bookkeeping of `fit`.
 
     `estimator`: "path" (path gradient of the reverse KL, 2207.08219: unbiased, and noiseless where q = p), "plain" (the
-    reparameterisation gradient of the reverse KL) or "forward" (maximum likelihood on samples of the target).
+    reparameterisation gradient of the reverse KL), "score" (its score-function gradient, 2202.01314) or "forward" (maximum likelihood on samples of the target).
     `anneal_from`, `anneal_steps`: the coupling beta of the action moves linearly from `anneal_from` to its value.
     `max_bad_steps`: consecutive steps with a non-finite loss or gradient (each is skipped) after which training stops.
     """
@@ -29,7 +29,7 @@ class TrainSettings:
     decay_every: int = 1000
     clip_norm: float | None = None
     clip_value: float | None = None
-    estimator: Literal["path", "plain", "forward"] = "path"
+    estimator: Literal["path", "plain", "score", "forward"] = "path"
     anneal_from: float | None = None
     anneal_steps: int = 0
     log_every: int = 10

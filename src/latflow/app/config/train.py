@@ -24,7 +24,7 @@ class Train(Section):
     decay_every: Positive = 1000
     clip_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None
-    estimator: Literal["path", "plain", "forward"] = "path"
+    estimator: Literal["path", "plain", "score", "forward"] = "path"
     anneal_from: NonNegativeFloat | None = None
     anneal_steps: NonNegative = 0
     log_every: Positive = 10
@@ -48,7 +48,7 @@ class Train(Section):
         if self.estimator == "forward" and theory is not None and not _has_samples(theory):
             yield (
                 "estimator",
-                '"forward" trains on exact samples, which exist for U(1) in two dimensions; use "path" or "plain"',
+                '"forward" trains on exact samples, which exist for U(1) in two dimensions; use "path", "plain" or "score"',
             )
         if flow is not None and flow.kind == "identity" and self.steps:
             yield "steps", f"the identity flow has nothing to train; set steps = 0 instead of {self.steps}"
