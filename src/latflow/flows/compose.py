@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,8 @@ from latflow.flows.base import AbstractBijection
 Field = Inexact[Array, "..."]
 
 
-def _zero(x: Field) -> Float[Array, ""]:
-    return jnp.zeros((), jnp.finfo(x.dtype).dtype)
+def _zero(x: Field, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+    return jnp.zeros(shape, jnp.finfo(x.dtype).dtype)
 
 
 class Identity(AbstractBijection):
@@ -40,8 +41,34 @@ class Inverse(AbstractBijection):
     def inverse_and_log_det(self, y: Field, context: Any = None) -> tuple[Field, Float[Array, ""]]:
         return self.bijection.forward_and_log_det(y, context)
 
+    def forward_batch(self, x: Field, context: Any = None) -> tuple[Field, Float[Array, " batch"]]:
+        return self.bijection.inverse_batch(x, context)
 
-class Chain(AbstractBijection):
+    def inverse_batch(self, y: Field, context: Any = None) -> tuple[Field, Float[Array, " batch"]]:
+        return self.bijection.forward_batch(y, context)
+
+
+class _Composite(AbstractBijection):
+    """One sequence of applications, run by any of the four methods of its parts."""
+
+    @abc.abstractmethod
+    def _run(self, x: Field, total: Float[Array, "..."], context: Any, method: str, reverse: bool) -> Any:
+        """(the field after all parts, total + their log dets)."""
+
+    def forward_and_log_det(self, x: Field, context: Any = None) -> tuple[Field, Float[Array, ""]]:
+        return self._run(x, _zero(x), context, "forward_and_log_det", False)
+
+    def inverse_and_log_det(self, y: Field, context: Any = None) -> tuple[Field, Float[Array, ""]]:
+        return self._run(y, _zero(y), context, "inverse_and_log_det", True)
+
+    def forward_batch(self, x: Field, context: Any = None) -> tuple[Field, Float[Array, " batch"]]:
+        return self._run(x, _zero(x, x.shape[-1:]), context, "forward_batch", False)
+
+    def inverse_batch(self, y: Field, context: Any = None) -> tuple[Field, Float[Array, " batch"]]:
+        return self._run(y, _zero(y, y.shape[-1:]), context, "inverse_batch", True)
+
+
+class Chain(_Composite):
     """f_n o ... o f_1, applied first to last."""
 
     bijections: tuple[AbstractBijection, ...]
@@ -49,22 +76,14 @@ class Chain(AbstractBijection):
     def __init__(self, bijections: Sequence[AbstractBijection]):
         self.bijections = tuple(bijections)
 
-    def forward_and_log_det(self, x: Field, context: Any = None) -> tuple[Field, Float[Array, ""]]:
-        total = _zero(x)
-        for bijection in self.bijections:
-            x, log_det = bijection.forward_and_log_det(x, context)
+    def _run(self, x: Field, total: Float[Array, "..."], context: Any, method: str, reverse: bool) -> Any:
+        for bijection in reversed(self.bijections) if reverse else self.bijections:
+            x, log_det = getattr(bijection, method)(x, context)
             total = total + log_det
         return x, total
 
-    def inverse_and_log_det(self, y: Field, context: Any = None) -> tuple[Field, Float[Array, ""]]:
-        total = _zero(y)
-        for bijection in reversed(self.bijections):
-            y, log_det = bijection.inverse_and_log_det(y, context)
-            total = total + log_det
-        return y, total
 
-
-class Scan(AbstractBijection):
+class Scan(_Composite):
     """A stack of equal bijections with parameters on a leading axis, applied in order by `lax.scan`.
 
     The body is compiled once whatever the depth. With `rematerialise` only the field between bijections is kept for the
@@ -82,21 +101,14 @@ class Scan(AbstractBijection):
         self.stacked = eqx.combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), *dynamic), static[0])
         self.rematerialise = rematerialise
 
-    def _run(self, x: Field, context: Any, method: str, reverse: bool) -> tuple[Field, Float[Array, ""]]:
+    def _run(self, x: Field, total: Float[Array, "..."], context: Any, method: str, reverse: bool) -> Any:
         dynamic, static = eqx.partition(self.stacked, eqx.is_array)
 
-        def body(carry: tuple[Field, Float[Array, ""]], leaves: Any):
+        def body(carry: tuple[Field, Float[Array, "..."]], leaves: Any):
             field, total = carry
             field, log_det = getattr(eqx.combine(leaves, static), method)(field, context)
             return (field, total + log_det), None
 
         if self.rematerialise:
             body = jax.checkpoint(body)
-        (x, total), _ = jax.lax.scan(body, (x, _zero(x)), dynamic, reverse=reverse)
-        return x, total
-
-    def forward_and_log_det(self, x: Field, context: Any = None) -> tuple[Field, Float[Array, ""]]:
-        return self._run(x, context, "forward_and_log_det", reverse=False)
-
-    def inverse_and_log_det(self, y: Field, context: Any = None) -> tuple[Field, Float[Array, ""]]:
-        return self._run(y, context, "inverse_and_log_det", reverse=True)
+        return jax.lax.scan(body, (x, total), dynamic, reverse=reverse)[0]

@@ -130,8 +130,8 @@ def spline_inverse(y: Float[Array, "..."], k: Knots) -> tuple[Float[Array, "..."
 def density_knots(log_density: Float[Array, "K2 ..."]) -> Knots:
     """Knots of a map that takes uniform angles to (very nearly) a given density on the circle, with -pi a fixed point.
 
-    `log_density` (up to a constant): at the knots and bin centres -pi, -pi + pi/K, -pi + 2 pi/K, ... alternately, 2 K values for
-    K bins. Bin probabilities are Simpson's, derivatives at the knots follow from the density there, so the error falls with
+    `log_density` (up to a constant): at the knots and bin centres -pi, -pi + pi/K, -pi + 2 pi/K, ... alternately, 2 K values
+    for K bins. Bin probabilities are Simpson's, derivatives at the knots follow from the density there, so the error falls with
     the third power of the bin size or faster; the map itself and its log det are exact whatever the number of bins.
     """
     bins = log_density.shape[0] // 2

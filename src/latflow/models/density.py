@@ -44,12 +44,22 @@ class FlowModel(eqx.Module):
             parameters = eqx.tree_at(lambda m: m.prior, parameters, jax.tree.map(eqx.is_inexact_array, self.prior))
         return eqx.partition(self, parameters)
 
+    def draw(self, key: PRNGKeyArray, size: int, context: Any = None) -> tuple[Field, Float[Array, " batch"]]:
+        """`size` independent configurations, batch axis LAST, and their log q."""
+        z, log_r = jax.vmap(self.prior.sample_and_log_density, out_axes=(-1, 0))(jax.random.split(key, size))
+        y, log_det = self.bijection.forward_batch(z, context)
+        return y, log_r - log_det
+
+    def log_q_of(self, y: Field, context: Any = None) -> Float[Array, " batch"]:
+        """log q of a batch of configurations, batch axis LAST."""
+        z, log_det = self.bijection.inverse_batch(y, context)
+        return jax.vmap(self.prior.log_density, in_axes=-1)(z) + log_det
+
     def sample_batch(self, key: PRNGKeyArray, size: int) -> tuple[Inexact[Array, "batch ..."], Float[Array, " batch"]]:
-        """`size` independent configurations (batch axis first) and their log q."""
-        keys = jax.random.split(key, size)
-        y, log_q = jax.vmap(self.sample_and_log_q, out_axes=(-1, 0))(keys)
+        """`draw` with the batch axis first."""
+        y, log_q = self.draw(key, size)
         return jnp.moveaxis(y, -1, 0), log_q
 
     def log_q_batch(self, y: Inexact[Array, "batch ..."]) -> Float[Array, " batch"]:
-        """log q of a batch of configurations (batch axis first)."""
-        return jax.vmap(self.log_q, in_axes=-1)(jnp.moveaxis(y, 0, -1))
+        """`log_q_of` with the batch axis first."""
+        return self.log_q_of(jnp.moveaxis(y, 0, -1))

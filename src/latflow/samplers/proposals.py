@@ -105,11 +105,10 @@ def _draw(
     size: int,
     with_fields: bool,
 ) -> dict[str, Array]:
-    fields, log_q = model.sample_batch(key, size)
-    batch_last = jnp.moveaxis(fields, 0, -1)
-    out = {"log_q": log_q, "action": jax.vmap(action, in_axes=-1)(batch_last)}
-    out |= {f"measurements/{name}": jax.vmap(f, in_axes=-1)(batch_last) for name, f in observables.items()}
-    return {**out, "configurations": fields} if with_fields else out
+    fields, log_q = model.draw(key, size)
+    out = {"log_q": log_q, "action": jax.vmap(action, in_axes=-1)(fields)}
+    out |= {f"measurements/{name}": jax.vmap(f, in_axes=-1)(fields) for name, f in observables.items()}
+    return {**out, "configurations": jnp.moveaxis(fields, -1, 0)} if with_fields else out
 
 
 def _position(file: EnsembleFile) -> Position:

@@ -34,15 +34,11 @@ Loss = Callable[[FlowModel, FlowModel, AbstractAction, PRNGKeyArray], LossValue]
 _LAST = -1
 
 
-def _draw(model: FlowModel, key: PRNGKeyArray, size: int):
-    return jax.vmap(model.sample_and_log_q, out_axes=(_LAST, 0))(jax.random.split(key, size))
-
-
 def plain_reverse_kl(size: int) -> Loss:
     """E_q[log q + S] over `size` draws, differentiated through both terms."""
 
     def loss(parameters: FlowModel, rest: FlowModel, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
-        y, log_q = _draw(eqx.combine(parameters, rest), key, size)
+        y, log_q = eqx.combine(parameters, rest).draw(key, size)
         log_weight = -jax.vmap(action, in_axes=_LAST)(y) - log_q
         return -jnp.mean(log_weight), log_weight
 
@@ -53,12 +49,12 @@ def path_reverse_kl(size: int) -> Loss:
     """The same value with the path gradient: log q is evaluated by the inverse with parameters held fixed."""
 
     def loss(parameters: FlowModel, rest: FlowModel, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
-        y, log_q = _draw(eqx.combine(parameters, rest), key, size)
+        y, log_q = eqx.combine(parameters, rest).draw(key, size)
         fixed = eqx.combine(jax.lax.stop_gradient(parameters), rest)
 
         def difference(y):
             energy = jax.vmap(action, in_axes=_LAST)(y)
-            return jnp.sum(jax.vmap(fixed.log_q, in_axes=_LAST)(y) + energy), energy
+            return jnp.sum(fixed.log_q_of(y) + energy), energy
 
         pull, energy = jax.grad(difference, has_aux=True)(jax.lax.stop_gradient(y))
         log_weight = jax.lax.stop_gradient(-energy - log_q)
@@ -76,10 +72,10 @@ def score_reverse_kl(size: int) -> Loss:
     """
 
     def loss(parameters: FlowModel, rest: FlowModel, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
-        y, log_q = jax.lax.stop_gradient(_draw(eqx.combine(jax.lax.stop_gradient(parameters), rest), key, size))
+        y, log_q = jax.lax.stop_gradient(eqx.combine(jax.lax.stop_gradient(parameters), rest).draw(key, size))
         log_weight = -jax.vmap(action, in_axes=_LAST)(y) - log_q
         mean = jnp.mean(log_weight)
-        score = jax.vmap(eqx.combine(parameters, rest).log_q, in_axes=_LAST)(y)
+        score = eqx.combine(parameters, rest).log_q_of(y)
         surrogate = jnp.sum((mean - log_weight) * score) / (size - 1)
         return surrogate - jax.lax.stop_gradient(surrogate) - mean, log_weight
 
@@ -91,7 +87,7 @@ def forward_kl(size: int, target: AbstractPrior) -> Loss:
 
     def loss(parameters: FlowModel, rest: FlowModel, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
         y = jax.vmap(target.sample, out_axes=_LAST)(jax.random.split(key, size))
-        log_q = jax.vmap(eqx.combine(parameters, rest).log_q, in_axes=_LAST)(y)
+        log_q = eqx.combine(parameters, rest).log_q_of(y)
         log_weight = jax.lax.stop_gradient(-jax.vmap(action, in_axes=_LAST)(y) - log_q)
         return -jnp.mean(log_q), log_weight
 

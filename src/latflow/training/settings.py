@@ -13,7 +13,8 @@ class TrainSettings:
     """Optimiser, schedule, estimator and bookkeeping of `fit`.
 
     `estimator`: "path" (path gradient of the reverse KL, 2207.08219: unbiased, and noiseless where q = p), "plain" (the
-    reparameterisation gradient of the reverse KL), "score" (its score-function gradient, 2202.01314) or "forward" (maximum likelihood on samples of the target).
+    reparameterisation gradient of the reverse KL), "score" (its score-function gradient, 2202.01314) or "forward" (maximum
+    likelihood on samples of the target).
     `anneal_from`, `anneal_steps`: the coupling beta of the action moves linearly from `anneal_from` to its value.
     `max_bad_steps`: consecutive steps with a non-finite loss or gradient (each is skipped) after which training stops.
     """
