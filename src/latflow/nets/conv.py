@@ -7,7 +7,6 @@ any dimension (XLA has no 4D convolution on CPU), and keeps whatever batch layou
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -35,7 +34,7 @@ class PeriodicConv(eqx.Module):
 
     weight: Float[Array, "out in_stencil"]
     bias: Float[Array, " out"] | None
-    offsets: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+    kernel_size: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -50,15 +49,17 @@ class PeriodicConv(eqx.Module):
     ):
         if any(k % 2 == 0 or k < 1 for k in kernel_size):
             raise ValueError(f"kernel sizes must be odd and positive, got {tuple(kernel_size)}")
-        self.offsets = tuple(itertools.product(*(range(-(k // 2), k // 2 + 1) for k in kernel_size)))
-        n = len(self.offsets)
+        self.kernel_size = tuple(kernel_size)
+        n = math.prod(kernel_size)
         self.weight = xavier_normal(key, (out_channels, n * in_channels), n * in_channels, n * out_channels, gain, dtype)
         self.bias = jnp.zeros((out_channels,), dtype) if use_bias else None
 
     def __call__(self, x: Features) -> Features:
-        axes = tuple(range(1, x.ndim))
-        columns = [jnp.roll(x, tuple(-o for o in offset), axes) if any(offset) else x for offset in self.offsets]
-        out = jnp.tensordot(self.weight, jnp.concatenate(columns) if len(columns) > 1 else x, 1)
+        # The stencil is gathered direction by direction, the last one first: sum of the kernel sizes shifts, not their product.
+        for axis, size in reversed(list(enumerate(self.kernel_size, start=1))):
+            if half := size // 2:
+                x = jnp.concatenate([jnp.roll(x, -o, axis) if o else x for o in range(-half, half + 1)])
+        out = jnp.tensordot(self.weight, x, 1)
         return out if self.bias is None else out + self.bias.reshape(-1, *(1,) * (x.ndim - 1))
 
 
