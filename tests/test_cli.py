@@ -18,9 +18,10 @@ from latflow.app.cli import explain
 from latflow.app.config import validate
 from latflow.app.output import plain
 from latflow.app.progress import Progress, sparkline
+from latflow.app.report.numbers import pull
 from latflow.app.run_directory import RunDirectory
 from latflow.app.session import STAGES
-from latflow.app.summary import headlines, print_summary, pull
+from latflow.app.summary import headlines, print_summary
 from latflow.errors import LatflowError, LockedError, MismatchError
 
 TINY = {

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, TextIO
 
-from latflow.app.report.numbers import alongside, count, duration, finite, label, percent, sigmas, significant, uncertain
+from latflow.app.report.numbers import alongside, count, duration, finite, label, percent, pull, sigmas, significant, uncertain
 
 _FULL_WIDTH = 132
 _HEADERS = {
@@ -19,16 +18,6 @@ _HEADERS = {
     "to baseline": "flow-base",
 }
 _LEFT_OUT_WHEN_NARROW = ("flow tau", "reweighted", "baseline tau", "to baseline")
-
-
-def pull(value: Any, error: Any, other: Any, other_error: Any = 0.0) -> float | None:
-    """(value - other) in units of the combined error; None where that has no meaning."""
-    numbers = [finite(x) for x in (value, error, other, other_error)]
-    if any(x is None for x in numbers):
-        return None
-    a, da, b, db = (float(x) for x in numbers if x is not None)
-    width = math.hypot(da, db)
-    return (a - b) / width if width > 0 else None
 
 
 def print_summary(summary: dict[str, Any], stream: TextIO) -> None:

@@ -20,6 +20,7 @@ from latflow.app.report.numbers import (
     label,
     order,
     percent,
+    pull,
     quantity,
     sigmas,
     significant,
@@ -74,15 +75,16 @@ def observable_table(run: RunData) -> ObservableTable:
         exact = finite(entry.get("exact"))
         reweighted, baseline = section(entry, "reweighted"), section(entry, "baseline")
         value, error = finite(entry.get("value")), finite(entry.get("error"))
-        distances = [_pull(value, error, exact, 0.0)]
-        distances.append(_pull(finite(reweighted.get("value")), finite(reweighted.get("error")), exact, 0.0))
-        distances.append(_pull(finite(baseline.get("value")), finite(baseline.get("error")), exact, 0.0))
-        difference = _pull(value, error, finite(baseline.get("value")), finite(baseline.get("error")))
-        pulls += [
-            (abs(pull), label(key), what)
-            for pull, what in ((distances[0], "exact"), (difference, "baseline"))
-            if pull is not None
-        ]
+        distances = [pull(value, error, exact, 0.0)]
+        distances.append(pull(finite(reweighted.get("value")), finite(reweighted.get("error")), exact, 0.0))
+        distances.append(pull(finite(baseline.get("value")), finite(baseline.get("error")), exact, 0.0))
+        difference = pull(value, error, finite(baseline.get("value")), finite(baseline.get("error")))
+        ours = (
+            (distances[0], label(key), "exact"),
+            (distances[1], f"{label(key)}, reweighted,", "exact"),
+            (difference, label(key), "baseline"),
+        )
+        pulls += [(abs(distance), name, what) for distance, name, what in ours if distance is not None]
         rows.append(
             ObservableRow(
                 name=label(key),
@@ -99,7 +101,7 @@ def observable_table(run: RunData) -> ObservableTable:
     return ObservableTable(
         rows=rows,
         verdict=_agreement(flow_label(run), pulls),
-        alarming=any(pull > LIMIT for pull, _, _ in pulls),
+        alarming=any(distance > LIMIT for distance, _, _ in pulls),
         has_exact=any(row.exact != "–" for row in rows),
         has_reweighted=any(row.reweighted.text != "–" for row in rows),
         has_baseline=any(row.baseline.text != "–" for row in rows),
@@ -113,15 +115,8 @@ def _scalars(run: RunData) -> Iterator[tuple[str, dict[str, Any]]]:
             yield name, {**entry, "baseline": section(entry, "baseline") or section(shared, name)}
 
 
-def _pull(value: float | None, error: float | None, other: float | None, other_error: float | None) -> float | None:
-    if value is None or other is None or error is None or other_error is None:
-        return None
-    width = math.hypot(error, other_error)
-    return (value - other) / width if width > 0 else None
-
-
-def _cell(text: str, pull: float | None, show: bool = True) -> Cell:
-    return Cell(text, sigmas(pull) if show else "", pull is not None and abs(pull) > LIMIT)
+def _cell(text: str, distance: float | None, show: bool = True) -> Cell:
+    return Cell(text, sigmas(distance) if show else "", distance is not None and abs(distance) > LIMIT)
 
 
 def _agreement(ours: str, pulls: list[tuple[float, str, str]]) -> str:
@@ -130,7 +125,7 @@ def _agreement(ours: str, pulls: list[tuple[float, str, str]]) -> str:
     known = "exact results" if any(what == "exact" for _, _, what in pulls) else "the baseline"
     known += " and the baseline" if len({what for _, _, what in pulls}) == 2 else ""
     largest = max(pulls)
-    outside = sum(pull > LIMIT for pull, _, _ in pulls)
+    outside = sum(distance > LIMIT for distance, _, _ in pulls)
     if not outside:
         return (
             f"The {ours} agrees with {known}: all {len(pulls)} comparisons lie within 3σ, "

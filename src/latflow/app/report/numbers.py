@@ -148,6 +148,16 @@ def duration(seconds: Any) -> str:
     return f"{hours:,} h {minutes:02d} min"
 
 
+def pull(value: Any, error: Any, other: Any, other_error: Any = 0.0) -> float | None:
+    """(value - other) in units of the combined error; None where that has no meaning."""
+    numbers = [finite(x) for x in (value, error, other, other_error)]
+    if any(x is None for x in numbers):
+        return None
+    a, da, b, db = (float(x) for x in numbers if x is not None)
+    width = math.hypot(da, db)
+    return (a - b) / width if width > 0 else None
+
+
 def sigmas(pull: Any) -> str:
     """`+1.2σ`."""
     number = finite(pull)
