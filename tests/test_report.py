@@ -130,6 +130,12 @@ def test_disagreement_is_flagged(tmp_path):
     assert "two_point" not in [row.key for row in table.rows]
 
 
+def test_a_frozen_baseline_is_named_as_the_one_that_is_wrong(tmp_path):
+    table = observable_table(load_run(make_run(tmp_path / "frozen", frozen=True)))
+    assert table.verdict.startswith("The flow agrees with the exact results: all ")
+    assert "The HMC chains do not: " in table.verdict and "it is HMC that is wrong" in table.verdict
+
+
 def test_break_even_counts_training():
     flow = Cost(setup=100.0, draw=1.0, steps=1000, slowest="q", tau=1.0, frozen=False)
     slow = Cost(setup=0.0, draw=10.0, steps=1000, slowest="q", tau=1.0, frozen=False)

@@ -70,7 +70,7 @@ class ObservableTable:
 
 def observable_table(run: RunData) -> ObservableTable:
     """The observables of `observables.json` that are one number; the others are drawn."""
-    rows, pulls = [], []
+    rows, pulls, theirs = [], [], []
     for key, entry in _scalars(run):
         exact = finite(entry.get("exact"))
         reweighted, baseline = section(entry, "reweighted"), section(entry, "baseline")
@@ -85,6 +85,10 @@ def observable_table(run: RunData) -> ObservableTable:
             (difference, label(key), "baseline"),
         )
         pulls += [(abs(distance), name, what) for distance, name, what in ours if distance is not None]
+        if distances[2] is not None:
+            theirs.append(abs(distances[2]))
+        elif exact is not None and finite(baseline.get("error")) == 0 and baseline.get("value") != exact:
+            theirs.append(math.inf)  # it never moved
         rows.append(
             ObservableRow(
                 name=label(key),
@@ -100,7 +104,7 @@ def observable_table(run: RunData) -> ObservableTable:
         )
     return ObservableTable(
         rows=rows,
-        verdict=_agreement(flow_label(run), pulls),
+        verdict=_agreement(flow_label(run), baseline_label(run.baseline_kind), pulls, theirs),
         alarming=any(distance > LIMIT for distance, _, _ in pulls),
         has_exact=any(row.exact != "–" for row in rows),
         has_reweighted=any(row.reweighted.text != "–" for row in rows),
@@ -119,9 +123,17 @@ def _cell(text: str, distance: float | None, show: bool = True) -> Cell:
     return Cell(text, sigmas(distance) if show else "", distance is not None and abs(distance) > LIMIT)
 
 
-def _agreement(ours: str, pulls: list[tuple[float, str, str]]) -> str:
+def _agreement(ours: str, baseline: str, pulls: list[tuple[float, str, str]], theirs: list[float]) -> str:
+    """`pulls`: (distance, observable, what it was compared with) of the flow; `theirs`: of the baseline, from exact results."""
     if not pulls:
         return f"There is nothing here to compare the {ours} with."
+    exact = [distance for distance, _, what in pulls if what == "exact"]
+    if exact and max(exact) <= LIMIT and (wrong := sum(distance > LIMIT for distance in theirs)):
+        return (
+            f"The {ours} agrees with the exact results: all {len(exact)} comparisons lie within 3σ, the largest at "
+            f"{max(exact):.1f}σ. The {baseline} chains do not: {wrong} of {len(theirs)} observables are more than 3σ off, so "
+            f"where the two samplers differ it is {baseline} that is wrong, or whose errors are too small."
+        )
     known = "exact results" if any(what == "exact" for _, _, what in pulls) else "the baseline"
     known += " and the baseline" if len({what for _, _, what in pulls}) == 2 else ""
     largest = max(pulls)
