@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from typing import Any
 
 if "xla_cpu_use_fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
@@ -34,7 +35,7 @@ def problem(L: int, **flow) -> tuple[FlowModel, WilsonGauge]:
     return model, WilsonGauge(geometry, U1(), 2.0)
 
 
-def compiled_step(model: FlowModel, action: WilsonGauge, batch: int, estimator: str):
+def compiled_step(model: FlowModel, action: WilsonGauge, batch: int, estimator: Any):
     """(compiled step, state, compile seconds, temporary bytes)."""
     settings = TrainSettings(batch_size=batch, estimator=estimator)
     parameters, rest = model.partition()
@@ -44,29 +45,33 @@ def compiled_step(model: FlowModel, action: WilsonGauge, batch: int, estimator: 
     return step, state, time.perf_counter() - began, step.memory_analysis().temp_size_in_bytes
 
 
-def seconds_per_step(step, state, calls: int) -> float:
-    times = []
-    for _ in range(calls + 1):
+def median_seconds(call, calls: int, patience: float = 6.0) -> float:
+    """Median time of at most `calls` calls after one to warm up; no more calls once `patience` seconds are spent."""
+    call(0)
+    times: list[float] = []
+    while len(times) < calls and sum(times) < patience:
         began = time.perf_counter()
+        call(len(times) + 1)
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
+
+
+def seconds_per_step(step, state, calls: int) -> float:
+    def once(_: int) -> None:
+        nonlocal state
         state, info = step(state, jax.random.key(0))
         jax.block_until_ready(info.loss)
-        times.append(time.perf_counter() - began)
-    return float(np.median(times[1:]))
+
+    return median_seconds(once, calls)
 
 
 def seconds_per_draw(model: FlowModel, action: WilsonGauge, batch: int, calls: int) -> float:
+    @jax.jit
     def weigh(key):
-        y, log_q = model.sample_batch(key, batch)
-        return -jax.vmap(action)(y) - log_q
+        y, log_q = model.draw(key, batch)
+        return -jax.vmap(action, in_axes=-1)(y) - log_q
 
-    draw = jax.jit(weigh)
-    jax.block_until_ready(draw(jax.random.key(0)))
-    times = []
-    for i in range(calls):
-        began = time.perf_counter()
-        jax.block_until_ready(draw(jax.random.key(i)))
-        times.append(time.perf_counter() - began)
-    return float(np.median(times))
+    return median_seconds(lambda i: jax.block_until_ready(weigh(jax.random.key(i))), calls)
 
 
 # 16 layers in both: about the parameters of the tutorial of 2101.08176, and of the largest public 2D U(1) models.
@@ -79,17 +84,20 @@ FLOWS = {
 
 
 def speed(sizes, batches, calls) -> None:
-    print("\n| flow | L | batch | parameters | plain steps/s | path steps/s | proposals/s | us per site and proposal |")
+    """Steps per second with the plain estimator and with that of the recipes: score function for coarse-to-fine flows, path
+    gradient for stripes."""
+    print("\n| flow | L | batch | parameters | plain steps/s | recipe's estimator | proposals/s | us per site, proposal |")
     print("|---|---|---|---|---|---|---|---|")
     for name, flow in FLOWS.items():
-        for L in sizes:
+        second = "score" if flow["mask"] == "coarse-to-fine" else "path"
+        for L in sizes if flow is not LARGE else (8,):
             model, action = problem(L, **flow)
             count = sum(x.size for x in jax.tree.leaves(model.partition()[0]))
             for batch in batches:
-                plain, path = (seconds_per_step(*compiled_step(model, action, batch, e)[:2], calls) for e in ("plain", "path"))
+                plain, other = (seconds_per_step(*compiled_step(model, action, batch, e)[:2], calls) for e in ("plain", second))
                 draw = seconds_per_draw(model, action, batch, calls)
                 print(
-                    f"| {name} | {L} | {batch} | {count} | {1 / plain:.1f} | {1 / path:.1f} | {batch / draw:.3g} "
+                    f"| {name} | {L} | {batch} | {count} | {1 / plain:.2f} | {1 / other:.2f} ({second}) | {batch / draw:.3g} "
                     f"| {draw / batch / L**2 * 1e6:.3f} |",
                     flush=True,
                 )
