@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from jaxtyping import Array, Float
 
 from latflow.actions import AbstractAction, WilsonGauge
 from latflow.errors import MismatchError
 from latflow.exact import TorusU1Sampler
 from latflow.flows import AbstractBijection, u1_coupling_flow
+from latflow.flows.spline import harmonic_inverse
 from latflow.groups import U1, RealLine
 from latflow.lattice import Geometry
 from latflow.models import ExactPrior, FlowModel, HaarPrior, NormalPrior
@@ -215,3 +217,33 @@ def test_annealing_moves_the_coupling_linearly():
         np.testing.assert_allclose([float(coupling), float(moved.beta)], want)
     with pytest.raises(ValueError, match="coupling"):
         fit(stretch(0.0), Gaussian(1.0), settings, jax.random.key(0))
+
+
+def block_log_density(n: int, beta: float, flux: np.ndarray) -> np.ndarray:
+    """log g_n of the flux of n free plaquettes: g_n(W) = sum_m (I_m / I_0)^n cos(m W) / 2 pi."""
+    m = np.arange(1, 60)
+    ratio = scipy.special.ive(m, beta) / scipy.special.ive(0, beta)
+    return np.log((1 + 2 * np.sum(ratio**n * np.cos(m * flux[..., None]), -1)) / (2 * np.pi))
+
+
+def test_each_level_learns_its_exact_conditional():
+    """A block of n plaquettes with flux s splits into a and s - a with probability g_{n/2}(a) g_{n/2}(s - a) / g_n(s)."""
+    geometry, beta = Geometry((4, 4)), 3.0
+    flow = u1_coupling_flow(geometry, key=jax.random.key(1), mask="coarse-to-fine", blocks=0, bins=24, hidden=(8,))
+    settings = TrainSettings(steps=300, batch_size=256, learning_rate=1e-2, estimator="score", clip_norm=50.0, log_every=100)
+    model = fit(
+        FlowModel(HaarPrior(geometry, U1()), flow), WilsonGauge(geometry, U1(), beta), settings, jax.random.key(2)
+    ).model
+    y = -np.pi + (np.arange(512) + 0.5) * 2 * np.pi / 512
+    for layer in model.bijection.bijections:
+        n = int(np.prod(layer.view.block))
+        # the whole torus has flux 0; smaller blocks are looked at where most of their fluxes are
+        for s in (0.0,) if n == geometry.volume else (0.0, 0.4, -0.8):
+            near = jnp.asarray([np.cos(s / 2), np.cos(s), np.cos(2 * s)], jnp.float32)
+            cosines = layer._odd_parameters(near)
+            _, log_slope = harmonic_inverse(jnp.asarray(y, jnp.float32), jnp.repeat(cosines[:, None], y.size, 1), layer.bins)
+            log_q = np.asarray(log_slope, np.float64) - np.log(2 * np.pi)
+            log_p = block_log_density(n // 2, beta, s / 2 + y) + block_log_density(n // 2, beta, s / 2 - y)
+            log_p -= np.log(np.sum(np.exp(log_p)) * 2 * np.pi / 512)
+            divergence = np.sum(np.exp(log_q) * (log_q - log_p)) * 2 * np.pi / 512
+            assert divergence < 0.01, (layer.view.block, s)
