@@ -68,15 +68,20 @@ def knots(
     return Knots(_running_sum(width) - bound, _running_sum(height) - bound, width, height, derivative)
 
 
+def _circle(width: Float[Array, "K ..."], derivative: Float[Array, "K ..."]) -> Knots:
+    """Knots on [-pi, pi) with bins that are equal on the output side and derivatives that agree at both ends."""
+    height = jnp.full_like(width, 2 * jnp.pi / width.shape[0])
+    closed = jnp.concatenate([derivative, derivative[:1]])
+    return Knots(_running_sum(width) - jnp.pi, _running_sum(height) - jnp.pi, width, height, closed)
+
+
 def circular_knots(raw: Float[Array, "P ..."], bins: int) -> tuple[Knots, Float[Array, "..."]]:
     """Knots on [-pi, pi) with matching end derivatives, and the rotation, from 2 K + 1 unconstrained parameters."""
     width = _bins(raw[:bins], 2 * jnp.pi)
-    height = jnp.full_like(width, 2 * jnp.pi / bins)
     log_slope = -jnp.log(width * (bins / (2 * jnp.pi)))
     before = jnp.concatenate([log_slope[-1:], log_slope[:-1]])
     derivative = jnp.exp((before + log_slope) / 2 + raw[bins : 2 * bins])
-    closed = jnp.concatenate([derivative, derivative[:1]])
-    return Knots(_running_sum(width) - jnp.pi, _running_sum(height) - jnp.pi, width, height, closed), raw[2 * bins]
+    return _circle(width, derivative), raw[2 * bins]
 
 
 def _select(edges: Float[Array, "K ..."], value: Float[Array, "..."], k: Knots):
@@ -135,10 +140,8 @@ def density_knots(log_density: Float[Array, "K2 ..."]) -> Knots:
     mass = (edge + 4 * centre + jnp.concatenate([edge[1:], edge[:1]])) / 6
     total = jnp.sum(mass, axis=0, keepdims=True)
     width = 2 * jnp.pi * (MIN_PROBABILITY + (1 - MIN_PROBABILITY * bins) * mass / total)
-    height = jnp.full_like(width, 2 * jnp.pi / bins)
     derivative = 1 / (MIN_PROBABILITY * bins + edge * (bins / total))
-    closed = jnp.concatenate([derivative, derivative[:1]])
-    return Knots(_running_sum(width) - jnp.pi, _running_sum(height) - jnp.pi, width, height, closed)
+    return _circle(width, derivative)
 
 
 def _harmonic_knots(cosines: Float[Array, "H ..."], bins: int) -> Knots:
