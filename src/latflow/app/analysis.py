@@ -47,8 +47,10 @@ def weights_summary(file: EnsembleFile, action: AbstractAction) -> dict[str, Any
     value, error = log_z(log_weight)
     known = exact_values(action.group, action.geometry, (), **build.couplings(action)).get("log_z")
     unusable = int(np.sum(np.isneginf(log_weight)))
+    audit = {"audit": float(file.read("audit").max())} if "audit" in file.columns else {}
     return plain(
         {
+            **audit,
             "ess": {"value": ess, "error": ess_error, "samples": log_weight.size},
             "acceptance": float(file.read("accepted").mean()),
             "log_z": {"value": value, "error": error, "exact": known},

@@ -18,7 +18,14 @@ from latflow.app.config import prior as cp
 from latflow.app.config import theory as ct
 from latflow.errors import LatflowError
 from latflow.exact import FreeField, TorusU1Sampler
-from latflow.flows import AbstractBijection, Identity, scalar_coupling_flow, u1_coupling_flow
+from latflow.flows import (
+    AbstractBijection,
+    Identity,
+    U1ContinuousFlow,
+    U1LoopTerms,
+    scalar_coupling_flow,
+    u1_coupling_flow,
+)
 from latflow.groups import SUN, U1, RealLine
 from latflow.kernels import HMC, AbstractKernel, heatbath_sweep
 from latflow.lattice import Geometry
@@ -96,6 +103,9 @@ def _scalar_coupling(flow: cf.ScalarCouplingFlow, at: Setting, key: PRNGKeyArray
 FLOWS: dict[type, Callable[[Any, Setting, PRNGKeyArray], AbstractBijection]] = {
     cf.IdentityFlow: lambda flow, at, key: Identity(),
     cf.U1CouplingFlow: _u1_coupling,
+    cf.ContinuousFlow: lambda flow, at, key: U1ContinuousFlow(
+        U1LoopTerms(at.geometry), steps=flow.steps, modes=flow.modes, dtype=at.real_dtype
+    ),
     cf.ScalarCouplingFlow: _scalar_coupling,
 }
 

@@ -51,6 +51,8 @@ def headlines(summary: dict[str, Any]) -> list[str]:
         distance = pull(log_z["value"], log_z.get("error"), exact)
         known = "" if exact is None else f"  exact {alongside(exact, log_z.get('error'))}  {sigmas(distance)}"
         lines.append(f"log Z       {uncertain(log_z['value'], log_z.get('error'))}{known}")
+    if finite(summary.get("audit")) is not None:
+        lines.append(f"audit       {summary['audit']:.1g} nats at most between log q forward and backward")
     seconds = summary.get("seconds") or {}
     if seconds:
         lines.append("time        " + ", ".join(f"{name} {duration(value)}" for name, value in seconds.items()))

@@ -2,7 +2,9 @@
 
 from latflow.flows.base import AbstractBijection
 from latflow.flows.compose import Chain, Identity, Inverse, Scan
+from latflow.flows.continuous import U1ContinuousFlow, needs_audit, refined
 from latflow.flows.gauge_coupling import U1Coupling
+from latflow.flows.loop_terms import U1LoopTerms
 from latflow.flows.scalar_coupling import ScalarCoupling, scalar_coupling_flow
 from latflow.flows.u1 import u1_coupling_flow
 
@@ -13,7 +15,11 @@ __all__ = [
     "Inverse",
     "Scan",
     "ScalarCoupling",
+    "U1ContinuousFlow",
     "U1Coupling",
+    "U1LoopTerms",
+    "needs_audit",
+    "refined",
     "scalar_coupling_flow",
     "u1_coupling_flow",
 ]

@@ -15,6 +15,7 @@ from jaxtyping import Array, PRNGKeyArray
 from latflow import interrupt
 from latflow.actions.base import AbstractAction
 from latflow.errors import LatflowError
+from latflow.flows import needs_audit
 from latflow.interrupt import StopRequested
 from latflow.io.ensemble import EnsembleFile
 from latflow.models import FlowModel
@@ -44,6 +45,7 @@ def draw_proposals(
     theory: Any = None,
     metadata: Any = None,
     save_configurations: bool = False,
+    max_audit: float | None = None,
     on_progress: Progress | None = None,
     stop: StopRequested | None = None,
 ) -> ProposalSummary:
@@ -51,11 +53,13 @@ def draw_proposals(
 
     Columns, one row per proposal: `log_q` and `action` (float64), `measurements/<name>` for each of `observables` (functions
     of one configuration), `configurations` if wanted, and the chain: `chain_index` (row of the configuration at which the chain
-    is) and `accepted`. The file is continued if it exists; batch b depends on (key, b) only, so an interrupted, a continued
-    and an uninterrupted file agree bit for bit. `theory` and `metadata` are stored as JSON.
+    is) and `accepted`. A model whose density is integrated numerically adds `audit`, |log q forward - log q backward| in
+    nats; a batch in which it exceeds `max_audit` is refused (None: never). The file is continued if it exists; batch b depends
+    on (key, b) only, so an interrupted, a continued and an uninterrupted file agree bit for bit. `theory` and `metadata` are
+    stored as JSON.
 
     Raises MismatchError if the file is of another theory, key, batch size or set of columns, Interrupted (after saving) if
-    `stop` is set, FileError for problems with the file, LatflowError if the model proposes nothing usable.
+    `stop` is set, FileError for problems with the file, LatflowError if the model proposes nothing usable or fails its audit.
     """
     draw_key, accept_key = jax.random.split(key)
     draw = eqx.Partial(_draw, model, action, dict(observables), size=batch_size, with_fields=save_configurations)
@@ -73,6 +77,8 @@ def draw_proposals(
             rows = {name: np.asarray(value)[skip : skip + num_samples - done] for name, value in drawn.items()}
             rows |= {name: rows[name].astype(np.float64) for name in ("log_q", "action")}
             log_weight = -rows["action"] - rows["log_q"]
+            if max_audit is not None and "audit" in rows:
+                _require_audit(rows["audit"], max_audit)
             chain = independence_metropolis(accept_key, jnp.asarray(log_weight), position)
             rows["chain_index"] = np.asarray(chain.chain_index, np.int64)
             rows["accepted"] = np.asarray(chain.accepted)
@@ -88,6 +94,16 @@ def draw_proposals(
             interrupt.check(stop, f"{done} of {num_samples} samples")
         unusable = int((~np.isfinite(log_weights(file))).sum())
         return ProposalSummary(file.n_committed, float(file.read("accepted").mean()), unusable)
+
+
+def _require_audit(audit: np.ndarray, limit: float) -> None:
+    worst = float(np.max(audit, initial=0.0))
+    if not worst <= limit:  # a NaN fails too
+        raise LatflowError(
+            f"log q on the way to a configuration and on the way back differ by {worst:.2g} nats, more than {limit:g}: "
+            "the flow is not integrated accurately, and its weights would be wrong",
+            "raise sample.refine or flow.steps, or accept the error by sample.max_audit",
+        )
 
 
 def log_weights(file: EnsembleFile) -> np.ndarray:
@@ -106,7 +122,8 @@ def _draw(
     with_fields: bool,
 ) -> dict[str, Array]:
     fields, log_q = model.draw(key, size)
-    out = {"log_q": log_q, "action": jax.vmap(action, in_axes=-1)(fields)}
+    audit = {"audit": jnp.abs(log_q - model.log_q_of(fields))} if needs_audit(model.bijection) else {}
+    out = {**audit, "log_q": log_q, "action": jax.vmap(action, in_axes=-1)(fields)}
     out |= {f"measurements/{name}": jax.vmap(f, in_axes=-1)(fields) for name, f in observables.items()}
     return {**out, "configurations": jnp.moveaxis(fields, -1, 0)} if with_fields else out
 

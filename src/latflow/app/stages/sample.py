@@ -9,6 +9,7 @@ from latflow.app.measurements import functions
 from latflow.app.stages import models
 from latflow.app.stages.context import Context
 from latflow.errors import LatflowError
+from latflow.flows import refined
 from latflow.io.ensemble import EnsembleFile
 from latflow.samplers import draw_proposals
 
@@ -18,7 +19,7 @@ def sample(context: Context) -> dict[str, Any]:
     config, run = context.config.sample, context.run
     if context.config.train.steps == 0 and not models.exists(context):
         models.save_untrained(context)
-    model = models.load(context)
+    model = refined(models.load(context), config.refine)
     fingerprint = models.fingerprint(run.model)
     done = _drawn(context, fingerprint)
     if done < config.num_samples:
@@ -40,6 +41,7 @@ def sample(context: Context) -> dict[str, Any]:
                 theory=context.theory,
                 metadata={"model": fingerprint, "recipe": context.config.name},
                 save_configurations=config.save_configurations,
+                max_audit=config.max_audit,
                 on_progress=on_progress,
                 stop=context.stop,
             )

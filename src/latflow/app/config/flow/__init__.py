@@ -6,10 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from latflow.app.config.flow.continuous import ContinuousFlow
 from latflow.app.config.flow.identity import IdentityFlow
 from latflow.app.config.flow.scalar_coupling import ScalarCouplingFlow
 from latflow.app.config.flow.u1_coupling import U1CouplingFlow
 
-__all__ = ["Flow", "IdentityFlow", "ScalarCouplingFlow", "U1CouplingFlow"]
+__all__ = ["ContinuousFlow", "Flow", "IdentityFlow", "ScalarCouplingFlow", "U1CouplingFlow"]
 
-Flow = Annotated[IdentityFlow | U1CouplingFlow | ScalarCouplingFlow, Field(discriminator="kind")]
+Flow = Annotated[IdentityFlow | U1CouplingFlow | ContinuousFlow | ScalarCouplingFlow, Field(discriminator="kind")]
