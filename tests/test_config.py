@@ -162,7 +162,7 @@ def test_all_mistakes_of_all_kinds_come_in_one_message():
     assert "did you mean path?" in found["train.estimator"]
     assert "table" in found["sample"]
     assert "measure.wilson_loops[0][0]" in found and "measure.wilson_loops[1]" in found
-    assert "did you mean train.steps?" in found["steps"]
+    assert "did you mean flow.steps or train.steps?" in found["steps"]
     assert "did you mean train.steps?" in found["train.stepz"]
     assert "integer" in found["seed"] and "path=value" in found["nonsense"]
 
@@ -170,7 +170,9 @@ def test_all_mistakes_of_all_kinds_come_in_one_message():
 CONFLICTS = [
     ("u1-2d", ["theory.lattice=[6,8]", "flow.mask=stripes", "flow.blocks=4"], "flow.mask", "multiple of 4"),
     ("u1-2d", ["theory.lattice=[12,8]", "flow.mask=coarse-to-fine"], "flow.mask", "powers of two"),
-    ("u1-4d", ["flow.mask=stripes"], "flow.mask", "diagonal"),
+    ("u1-2d", ["theory.lattice=[4,4,4,4]", "flow.mask=stripes", "flow.blocks=4"], "flow.mask", "diagonal"),
+    ("u1-4d", ["flow.mask=stripes"], "flow.mask", "u1-coupling"),
+    ("u1-4d", ["theory.lattice=[4,4,2,4]"], "flow.kind", "at least 3"),
     ("u1-2d", ["theory.lattice=[8]"], "theory.lattice", "2 to 4 dimensions"),
     ("u1-2d", ["theory.lattice=[1,8]"], "theory.lattice", "at least 2"),
     ("u1-2d", ["prior.kind=normal"], "prior.kind", "haar"),
@@ -184,7 +186,7 @@ CONFLICTS = [
     ("u1-2d", ["flow.kind=identity"], "train.steps", "set steps = 0"),
     ("u1-2d", ["theory.lattice=[7,8]", "baseline.kind=heatbath"], "baseline.kind", "even extents"),
     ("u1-4d", ["prior.kind=exact"], "prior.kind", "two dimensions"),
-    ("u1-4d", ["theory.lattice=[4,4,4,3]"], "flow.mask", "multiple of"),
+    ("u1-2d", ["theory.lattice=[4,4,4,3]", "flow.mask=diagonal", "flow.blocks=4"], "flow.mask", "multiple of"),
     ("phi4-2d", ["theory.lattice=[7,8]"], "flow.kind", "even extents"),
     ("phi4-2d", ["theory.lam=-1"], "theory.lam", "no lower bound"),
     ("phi4-2d", ["theory.lam=0"], "theory.m2", "must be positive"),
@@ -230,7 +232,7 @@ def test_defaults_follow_the_theory():
 
 
 def test_every_kind_has_its_keys_and_every_path_its_section():
-    assert set(models("flow")) == {"identity", "u1-coupling", "scalar-coupling"}
+    assert set(models("flow")) == {"identity", "continuous", "u1-coupling", "scalar-coupling"}
     assert "beta" in keys("theory", "u1") and "lam" not in keys("theory", "u1") and "lam" in keys("theory")
     assert {"seed", "theory.beta", "train.steps", "prior.kind"} <= set(paths())
     assert set(SECTIONS) == {name for name in Config.model_fields if name in SECTIONS}
