@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from latflow.exact.free_field import FreeField
+from latflow.exact.sun_2d import TorusSUN
 from latflow.exact.u1_2d import TorusU1
-from latflow.groups import U1, AbstractGroup, RealLine
+from latflow.groups import SUN, U1, AbstractGroup, RealLine
 from latflow.lattice import Geometry
 
 Value = float | Float[np.ndarray, "..."]
@@ -36,17 +37,16 @@ def exact_values(
         return _scalar(geometry, m2, lam)
     # the centre symmetry of a finite periodic lattice
     values: dict[str, Value] = {"polyakov": 0.0}
-    if not (isinstance(group, U1) and geometry.Nd == 2 and beta is not None and beta >= 0):
+    if geometry.Nd != 2 or beta is None or beta < 0:
         return values
-    theory = TorusU1(geometry, float(beta))
-    values |= {
-        "plaquette": theory.plaquette(),
-        "action_density": theory.action_density(),
-        "q": 0.0,
-        "q2": theory.q2(),
-        "chi_top": theory.topological_susceptibility(),
-        "log_z": theory.log_z(),
-    }
+    if isinstance(group, SUN):
+        theory = TorusSUN(geometry, group, float(beta))
+    elif isinstance(group, U1):
+        theory = TorusU1(geometry, float(beta))
+        values |= {"q": 0.0, "q2": theory.q2(), "chi_top": theory.topological_susceptibility()}
+    else:
+        return values
+    values |= {"plaquette": theory.plaquette(), "action_density": theory.action_density(), "log_z": theory.log_z()}
     return values | _loops(theory, names)
 
 
@@ -77,7 +77,7 @@ def _scalar(geometry: Geometry, m2: float | None, lam: float) -> dict[str, Value
     }
 
 
-def _loops(theory: TorusU1, names: Iterable[str]) -> dict[str, Value]:
+def _loops(theory: TorusU1 | TorusSUN, names: Iterable[str]) -> dict[str, Value]:
     values: dict[str, Value] = {}
     L0, L1 = theory.geometry.shape
     for name in names:

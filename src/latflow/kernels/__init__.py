@@ -7,6 +7,7 @@ replicas come from `jax.vmap`.
 from latflow.kernels.base import AbstractKernel, Info, State
 from latflow.kernels.composite import Composite, heatbath_sweep
 from latflow.kernels.heatbath import HeatbathU1, OverrelaxationU1
+from latflow.kernels.heatbath_sun import HeatbathSUN, OverrelaxationSUN, boltzmann_quaternion
 from latflow.kernels.hmc import HMC
 from latflow.kernels.integrators import INTEGRATORS, Integrator, integrate
 from latflow.kernels.local import LocalMetropolis, conditional_action
@@ -17,6 +18,8 @@ KERNELS: dict[str, type[AbstractKernel]] = {
     "hmc": HMC,
     "heatbath": HeatbathU1,
     "overrelaxation": OverrelaxationU1,
+    "heatbath-sun": HeatbathSUN,
+    "overrelaxation-sun": OverrelaxationSUN,
     "local-metropolis": LocalMetropolis,
     "composite": Composite,
 }
@@ -27,13 +30,16 @@ __all__ = [
     "KERNELS",
     "AbstractKernel",
     "Composite",
+    "HeatbathSUN",
     "HeatbathU1",
     "Info",
     "Integrator",
     "LocalMetropolis",
+    "OverrelaxationSUN",
     "OverrelaxationU1",
     "State",
     "Tuning",
+    "boltzmann_quaternion",
     "conditional_action",
     "heatbath_sweep",
     "integrate",

@@ -9,26 +9,31 @@ from jaxtyping import Array, Bool, Int, Shaped
 from latflow.lattice import Geometry
 
 
-def pack(geometry: Geometry, field: Shaped[Array, "*lattice"], parity: int | Int[Array, ""]) -> Shaped[Array, "*half"]:
+def pack(geometry: Geometry, field: Shaped[Array, "..."], parity: int | Int[Array, ""]) -> Shaped[Array, "..."]:
     """The sites of one parity (sum of coordinates modulo 2), in an array whose last axis is half as long.
 
-    `parity` may be traced; the last extent must be even.
+    Axes in front of the lattice (colour) are carried along. `parity` may be traced; the last extent must be even.
     """
-    pairs = field.reshape(*geometry.shape[:-1], geometry.shape[-1] // 2, 2)
-    return jnp.where(_second(geometry, parity), pairs[..., 1], pairs[..., 0])
+    pairs = _pairs(geometry, field)
+    return jnp.where(_second(geometry, parity, field.ndim), pairs[..., 1], pairs[..., 0])
 
 
 def unpack(
-    geometry: Geometry, half: Shaped[Array, "*half"], field: Shaped[Array, "*lattice"], parity: int | Int[Array, ""]
-) -> Shaped[Array, "*lattice"]:
+    geometry: Geometry, half: Shaped[Array, "..."], field: Shaped[Array, "..."], parity: int | Int[Array, ""]
+) -> Shaped[Array, "..."]:
     """`field` with the sites of one parity replaced by `half`."""
-    pairs = field.reshape(*geometry.shape[:-1], geometry.shape[-1] // 2, 2)
-    second = _second(geometry, parity)
+    pairs = _pairs(geometry, field)
+    second = _second(geometry, parity, field.ndim)
     pairs = jnp.stack([jnp.where(second, pairs[..., 0], half), jnp.where(second, half, pairs[..., 1])], axis=-1)
-    return pairs.reshape(geometry.shape)
+    return pairs.reshape(field.shape)
 
 
-def _second(geometry: Geometry, parity: int | Int[Array, ""]) -> Bool[Array, "*half"]:
-    """Whether the active site is the second of its pair."""
-    first_site_parity = geometry.parity()[..., ::2]
-    return jnp.asarray(first_site_parity.astype(np.int32)) != parity
+def _pairs(geometry: Geometry, field: Shaped[Array, "..."]) -> Shaped[Array, "... 2"]:
+    """Neighbouring sites of the last direction on an axis of their own."""
+    return field.reshape(*field.shape[:-1], geometry.shape[-1] // 2, 2)
+
+
+def _second(geometry: Geometry, parity: int | Int[Array, ""], rank: int) -> Bool[Array, "..."]:
+    """Whether the active site is the second of its pair; axes of length one in front make up the rank."""
+    first_site_parity = geometry.parity()[..., ::2].astype(np.int32)
+    return jnp.asarray(first_site_parity.reshape((1,) * (rank - geometry.Nd) + first_site_parity.shape)) != parity

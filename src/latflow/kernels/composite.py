@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Inexact, PRNGKeyArray
 
 from latflow.actions import AbstractAction
+from latflow.groups import SUN
 from latflow.kernels.base import AbstractKernel, Info, State
 from latflow.kernels.heatbath import HeatbathU1, OverrelaxationU1
+from latflow.kernels.heatbath_sun import HeatbathSUN, OverrelaxationSUN
 
 
 class Composite(AbstractKernel):
@@ -67,10 +69,11 @@ def _repeated(kernel: AbstractKernel, repeat: int, key: PRNGKeyArray, field: Ine
 
 
 def heatbath_sweep(action: AbstractAction, overrelaxation: int = 0) -> AbstractKernel:
-    """One U(1) heatbath sweep followed by `overrelaxation` reflection sweeps. Raises ValueError as its parts do."""
-    heatbath = HeatbathU1(action)
+    """One U(1) or SU(N) heatbath sweep followed by `overrelaxation` reflection sweeps. Raises ValueError as its parts do."""
+    matrices = isinstance(action.group, SUN)
+    heatbath = HeatbathSUN(action) if matrices else HeatbathU1(action)
     if isinstance(overrelaxation, bool) or int(overrelaxation) != overrelaxation or overrelaxation < 0:
         raise ValueError(f"the number of overrelaxation sweeps must be 0 or a positive integer, got {overrelaxation!r}")
     if overrelaxation == 0:
         return heatbath
-    return Composite((heatbath, OverrelaxationU1(action)), (1, overrelaxation))
+    return Composite((heatbath, OverrelaxationSUN(action) if matrices else OverrelaxationU1(action)), (1, overrelaxation))

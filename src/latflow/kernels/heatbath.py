@@ -1,15 +1,12 @@
 """Heatbath and overrelaxation of U(1) links in two to four dimensions, by directions and parities.
 
-The plaquettes around one link sum to Re(exp(i theta) A) = |A| cos(theta + arg A), with A the sum of its staples, and no
-staple of a link contains a link of the same direction and parity. So with all other links fixed those are independent, each
-with density exp(beta |A| cos(theta + arg A)): a von Mises distribution of concentration beta |A| around -arg A.
+The plaquettes around one link sum to Re(exp(i theta) A) = |A| cos(theta + arg A), with A the sum of its staples. With all other
+links fixed, those of one direction and parity are independent, each with density exp(beta |A| cos(theta + arg A)): a von Mises
+distribution of concentration beta |A| around -arg A.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -18,6 +15,7 @@ from latflow.actions.base import coupling
 from latflow.groups import U1, wrap
 from latflow.kernels.base import AbstractKernel, Info, State
 from latflow.kernels.checkerboard import pack, unpack
+from latflow.kernels.sweep import require_wilson, sweep, swept
 from latflow.kernels.von_mises import von_mises
 from latflow.lattice import component
 from latflow.loops import staple_sum, staples
@@ -34,7 +32,7 @@ class HeatbathU1(AbstractKernel):
     action: WilsonGauge
 
     def __init__(self, action: AbstractAction):
-        self.action = _require_u1(action, "heatbath")
+        self.action = require_wilson(action, U1, "U(1)", "heatbath")
 
     def init(self, field: Angles) -> State:
         return State(field, self.action(field))
@@ -49,7 +47,7 @@ class HeatbathU1(AbstractKernel):
             new = wrap(von_mises(key, jnp.abs(force)) - jnp.angle(force))
             return unpack(geometry, new, component(field, mu, geometry.Nd), parity)
 
-        return _swept(self.action, _sweep(self.action, key, state.field, draw), state)
+        return swept(self.action, sweep(self.action, key, state.field, draw), state)
 
 
 class OverrelaxationU1(AbstractKernel):
@@ -62,7 +60,7 @@ class OverrelaxationU1(AbstractKernel):
     action: WilsonGauge
 
     def __init__(self, action: AbstractAction):
-        self.action = _require_u1(action, "overrelaxation")
+        self.action = require_wilson(action, U1, "U(1)", "overrelaxation")
 
     def init(self, field: Angles) -> State:
         return State(field, self.action(field))
@@ -77,31 +75,4 @@ class OverrelaxationU1(AbstractKernel):
             reflected = wrap(-link - 2 * jnp.angle(staple_sum(U1(), geometry, field, mu)))
             return jnp.where(colours == parity, reflected, link)
 
-        return _swept(self.action, _sweep(self.action, key, state.field, reflect), state)
-
-
-def _sweep(action: WilsonGauge, key: PRNGKeyArray, field: Angles, update: Callable[..., Angles]) -> Angles:
-    geometry = action.geometry
-
-    def one_parity(field: Angles, xs: tuple[Int[Array, ""], PRNGKeyArray]) -> tuple[Angles, None]:
-        parity, key = xs
-        for mu, mu_key in enumerate(jax.random.split(key, geometry.Nd)):
-            field = field.at[mu].set(update(mu_key, field, mu, parity))
-        return field, None
-
-    return jax.lax.scan(one_parity, field, (jnp.arange(2, dtype=jnp.int32), jax.random.split(key)))[0]
-
-
-def _swept(action: AbstractAction, field: Angles, state: State) -> tuple[State, Info]:
-    new = action(field)
-    one, finite = jnp.ones((), new.dtype), jnp.all(jnp.isfinite(field))
-    return State(field, new), Info(one, jnp.asarray(True), new - state.action, finite)
-
-
-def _require_u1(action: AbstractAction, what: str) -> WilsonGauge:
-    if not (isinstance(action, WilsonGauge) and isinstance(action.group, U1)):
-        raise ValueError(
-            f"the {what} is made for the U(1) Wilson action, got {type(action).__name__} of {action.group}; use HMC"
-        )
-    action.geometry.require_even(f"the checkerboard {what}")
-    return action
+        return swept(self.action, sweep(self.action, key, state.field, reflect), state)

@@ -31,7 +31,7 @@ class HMCBaseline(_Chain):
 
 
 class HeatbathBaseline(_Chain):
-    """Exact heatbath of U(1) links; one trajectory is a heatbath sweep and `overrelaxation` overrelaxation sweeps."""
+    """Exact heatbath of U(1) or SU(N) links; one trajectory is a heatbath sweep and `overrelaxation` overrelaxation sweeps."""
 
     kind: Literal["heatbath"]
     overrelaxation: NonNegative = 1
@@ -40,8 +40,8 @@ class HeatbathBaseline(_Chain):
         theory = sections.get("theory")
         if theory is None:
             return
-        if theory.kind != "u1":
-            yield "kind", f'the heatbath is for U(1), not {theory.kind}; use "hmc"'
+        if theory.kind == "phi4":
+            yield "kind", f'the heatbath is for gauge links, not {theory.kind}; use "hmc"'
         elif any(n % 2 for n in theory.lattice):
             yield "kind", f'the heatbath updates a checkerboard and needs even extents, got {list(theory.lattice)}; use "hmc"'
 
