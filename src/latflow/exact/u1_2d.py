@@ -10,6 +10,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Float
 
+from latflow.exact.sums import log_sum
 from latflow.lattice import Geometry
 
 
@@ -45,8 +46,8 @@ class TorusU1:
     def log_z(self) -> float:
         """log Z with respect to normalised Haar measure."""
         V = self.geometry.volume
-        return V * (math.log(scipy.special.ive(0, self.beta)) + self.beta) + float(
-            scipy.special.logsumexp(V * self._log_ratios(_flux_range(self.beta, V)))
+        return V * (math.log(scipy.special.ive(0, self.beta)) + self.beta) + log_sum(
+            V * self._log_ratios(_flux_range(self.beta, V))
         )
 
     def plaquette(self) -> float:
@@ -64,8 +65,8 @@ class TorusU1:
         m = _flux_range(self.beta, V)
         rest = 0.0 if area == V else (V - area) * self._log_ratios(m)
         shifted = 0.0 if area == 0 else area * self._log_ratios(m + 1)
-        log_z = float(scipy.special.logsumexp(V * self._log_ratios(m)))
-        return math.exp(float(scipy.special.logsumexp(rest + shifted)) - log_z)
+        log_z = log_sum(V * self._log_ratios(m))
+        return math.exp(log_sum(rest + shifted) - log_z)
 
     def action_density(self) -> float:
         """<S> / V = -beta <cos P>."""

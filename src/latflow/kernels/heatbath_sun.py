@@ -148,7 +148,7 @@ class _Draws(NamedTuple):
 def boltzmann_quaternion(key: PRNGKeyArray, alpha: Float[Array, "..."]) -> Quaternion:
     """SU(2) elements with density proportional to exp(alpha s_0), one per entry of alpha >= 0; exact at any alpha.
 
-    y = 1 - s_0 by rejection: for alpha > 1 from alpha y ~ Gamma(3/2) with acceptance sqrt(1 - y/2) (Kennedy and Pendleton), else
+    y = 1 - s_0 by rejection: for alpha > 1 from alpha y ~ Gamma(3/2) with acceptance sqrt(1 - y/2) (Kennedy-Pendleton), else
     from the uniform distribution on [0, 2] with acceptance sqrt(y (2 - y)) exp(-alpha y). In terms of y no digits cancel at
     large alpha. Entries with a non-finite alpha come back as NaN.
     """
