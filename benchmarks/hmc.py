@@ -1,10 +1,10 @@
-"""Speed of HMC and of the U(1) heatbath against the volume, the number of chains and the layout of the chain axis.
+"""Speed of HMC, heatbath and overrelaxation against the group, the volume, the number of chains and the layout of their axis.
 
-    python benchmarks/hmc.py [--quick]
+    python benchmarks/hmc.py [--quick] [--group u1|su2|su3]
 
-prints one table. HMC: second-order minimum norm, 10 steps (20 forces) per trajectory. Sweeps: one heatbath of all links.
-Single precision, median of five timings of repeated steps inside one compiled loop. "last" and "first" say where the axis of
-the chains stands: (lattice..., chains) or (chains, lattice...).
+prints one table. HMC: second-order minimum norm, 10 steps (20 forces) per trajectory. Sweeps: one heatbath or one
+overrelaxation of all links. Single precision, median of five timings of repeated steps inside one compiled loop. "last" and
+"first" say where the axis of the chains stands: (lattice..., chains) or (chains, lattice...).
 """
 
 from __future__ import annotations
@@ -17,14 +17,20 @@ import jax
 import jax.numpy as jnp
 
 from latflow.actions import WilsonGauge
-from latflow.groups import U1
-from latflow.kernels import HMC, AbstractKernel, HeatbathU1
+from latflow.groups import SUN, U1
+from latflow.kernels import HMC, AbstractKernel, HeatbathSUN, HeatbathU1, OverrelaxationSUN, OverrelaxationU1
 from latflow.lattice import Geometry
 
-ROWS = [((8, 8), 2.0), ((16, 16), 2.0), ((32, 32), 2.0), ((64, 64), 2.0), ((4,) * 4, 0.9), ((8,) * 4, 0.9)]
+GROUPS = {"u1": U1(), "su2": SUN(2), "su3": SUN(3)}
+ROWS = [
+    *(("u1", (n, n), 2.0) for n in (8, 16, 32, 64)),
+    *(("u1", (n,) * 4, 0.9) for n in (4, 8)),
+    *(("su2", shape, 2.2) for shape in ((8, 8), (4,) * 4)),
+    *(("su3", shape, 6.0) for shape in ((8, 8), (16, 16), (4,) * 4, (8,) * 4)),
+]
 
 
-def steps_per_second(kernel: AbstractKernel, geometry: Geometry, chains: int, axis: int, seconds: float) -> float:
+def steps_per_second(kernel: AbstractKernel, action: WilsonGauge, chains: int, axis: int, seconds: float) -> float:
     """Kernel steps per second, all chains together."""
 
     @jax.jit
@@ -35,8 +41,10 @@ def steps_per_second(kernel: AbstractKernel, geometry: Geometry, chains: int, ax
 
         return jax.lax.fori_loop(0, repeats, one, states)
 
-    fields = U1().haar(jax.random.key(0), (chains, geometry.Nd, *geometry.shape), jnp.float32)
-    states = jax.vmap(kernel.init, in_axes=axis, out_axes=axis)(jnp.moveaxis(fields, 0, axis))
+    geometry = action.geometry
+    keys = jax.random.split(jax.random.key(0), chains)
+    fields = jax.vmap(lambda key: action.group.haar(key, (geometry.Nd, *geometry.shape), jnp.float32), out_axes=axis)(keys)
+    states = jax.vmap(kernel.init, in_axes=axis, out_axes=axis)(fields)
     key = jax.random.key(1)
 
     def timed(repeats: int) -> float:
@@ -53,23 +61,30 @@ def steps_per_second(kernel: AbstractKernel, geometry: Geometry, chains: int, ax
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of a second per entry instead of one")
-    seconds = 0.1 if parser.parse_args().quick else 1.0
+    parser.add_argument("--group", choices=GROUPS, help="one group only")
+    options = parser.parse_args()
+    seconds = 0.1 if options.quick else 1.0
     jax.config.update("jax_enable_x64", True)
     print(f"{jax.devices()[0].device_kind}, float32")
-    print("| lattice | chains | axis | trajectories/s | links x forces/s (1e6) | heatbath link updates/s (1e6) |")
-    print("|---|---|---|---|---|---|")
-    for shape, beta in ROWS:
+    print(
+        "| group | lattice | chains | axis | trajectories/s | links x forces/s (1e6) | heatbath, overrelaxation link updates/s (1e6) |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name, shape, beta in ROWS:
+        if options.group not in (None, name):
+            continue
         geometry = Geometry(shape)
-        action = WilsonGauge(geometry, U1(), beta)
+        action = WilsonGauge(geometry, GROUPS[name], beta)
         links = geometry.Nd * geometry.volume
-        hmc, heatbath = HMC(action, 1.0, 10), HeatbathU1(action)
+        sweepers = (HeatbathU1, OverrelaxationU1) if name == "u1" else (HeatbathSUN, OverrelaxationSUN)
+        hmc, *sweeps = HMC(action, 1.0, 10), *(make(action) for make in sweepers)
         for chains, axis in ((1, 0), (64, 0), (64, -1)):
-            trajectories = steps_per_second(hmc, geometry, chains, axis, seconds)
-            sweeps = steps_per_second(heatbath, geometry, chains, axis, seconds)
-            name = "-" if chains == 1 else "last" if axis else "first"
+            trajectories = steps_per_second(hmc, action, chains, axis, seconds)
+            updates = [links / 1e6 * steps_per_second(kernel, action, chains, axis, seconds) for kernel in sweeps]
+            place = "-" if chains == 1 else "last" if axis else "first"
             forces = 20 * trajectories * links / 1e6
-            label = f"| {'x'.join(map(str, shape))} | {chains} | {name} "
-            print(f"{label}| {trajectories:.3g} | {forces:.3g} | {sweeps * links / 1e6:.3g} |", flush=True)
+            label = f"| {name} | {'x'.join(map(str, shape))} | {chains} | {place} "
+            print(f"{label}| {trajectories:.3g} | {forces:.3g} | {updates[0]:.3g}, {updates[1]:.3g} |", flush=True)
 
 
 if __name__ == "__main__":
