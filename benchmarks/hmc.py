@@ -67,7 +67,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     print(f"{jax.devices()[0].device_kind}, float32")
     print(
-        "| group | lattice | chains | axis | trajectories/s | links x forces/s (1e6) | heatbath, overrelaxation link updates/s (1e6) |"
+        "| group | lattice | chains | axis | trajectories/s | link forces/s (1e6) | heatbath, overrelaxation updates/s (1e6) |"
     )
     print("|---|---|---|---|---|---|---|")
     for name, shape, beta in ROWS:
