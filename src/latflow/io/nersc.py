@@ -99,10 +99,12 @@ def write_nersc(
 ) -> None:
     """Write links `(3, 3, 4, T, X, Y, Z)`, whole or not at all.
 
-    The format and the header lines of a configuration that was read (`like`) are kept, so that unchanged links give the same file
-    bit for bit; for changed links the checksum, plaquette and link trace are new. Without one, `rows` (2 or 3), `bits` (32 or
-    64; that of the links) and the endianness make a new header. Raises ValueError for other arguments and links of another shape or
-    further from SU(3) than `read_nersc` would accept, FileError if the file cannot be written.
+    The format and the header lines of a configuration that was read (`like`) are kept, so that unchanged links give the same
+    file bit for bit; for changed links the checksum, plaquette and link trace are new. Without one, `rows` (2 or 3), `bits` (32
+    or 64; that of the links) and the endianness make a new header.
+
+    Raises ValueError for other arguments and links of another shape, FileError for links further from SU(3) than `read_nersc`
+    would accept and if the file cannot be written.
     """
     if links.ndim != 7 or links.shape[:3] != (3, 3, 4) or not np.iscomplexobj(links):
         raise ValueError(f"a NERSC file holds complex links of shape (3, 3, 4, T, X, Y, Z), got {links.dtype} {links.shape}")
