@@ -29,6 +29,7 @@ from latflow.statistics import Estimate, ess_with_error, log_z, observable, summ
 
 _EXPORTED_BINS = 1024
 _FEWEST = 100.0  # effective proposals below which an error estimate is itself unreliable
+_MOST_AUDIT = 1e-2  # nats between log q forward and backward, the default of sample.max_audit
 _INDEPENDENT = 0.0  # the window parameter that declares draws independent
 
 
@@ -47,23 +48,28 @@ def weights_summary(file: EnsembleFile, action: AbstractAction) -> dict[str, Any
     value, error = log_z(log_weight)
     known = exact_values(action.group, action.geometry, (), **build.couplings(action)).get("log_z")
     unusable = int(np.sum(np.isneginf(log_weight)))
-    audit = {"audit": float(file.read("audit").max())} if "audit" in file.columns else {}
+    audit = float(file.read("audit").max()) if "audit" in file.columns else None
     return plain(
         {
-            **audit,
+            **({} if audit is None else {"audit": audit}),
             "ess": {"value": ess, "error": ess_error, "samples": log_weight.size},
             "acceptance": float(file.read("accepted").mean()),
             "log_z": {"value": value, "error": error, "exact": known},
-            "warnings": list(_warnings(ess * log_weight.size, log_weight.size, unusable)),
+            "warnings": list(_warnings(ess * log_weight.size, log_weight.size, unusable, audit)),
         }
     )
 
 
-def _warnings(effective: float, proposals: int, unusable: int) -> Iterator[str]:
+def _warnings(effective: float, proposals: int, unusable: int, audit: float | None) -> Iterator[str]:
     if effective < _FEWEST:
         yield (
             f"only {effective:.1f} of {proposals} proposals are effective: neither values nor errors of the flow can be "
             "trusted; train longer, with another flow, or from a nearer prior"
+        )
+    if audit is not None and not audit <= _MOST_AUDIT:
+        yield (
+            f"log q forward and backward differ by up to {audit:.2g} nats: the weights carry an integration error of that "
+            "size; raise sample.refine"
         )
     if unusable:
         yield f"{unusable} of {proposals} proposals had no finite weight; they count with weight zero"

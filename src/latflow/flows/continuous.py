@@ -87,15 +87,15 @@ class U1ContinuousFlow(AbstractBijection):
 
             def stage(slopes, row):
                 i, node, coefficients = row
-                slope, laplacian = velocity(t + node, field + jnp.tensordot(coefficients, slopes, 1))
+                slope, laplacian = velocity(t + node, field + _sum(coefficients, slopes))
                 return slopes.at[i].set(slope), laplacian
 
             # Only fields are kept for the backward pass: the loops are quick to make again.
             rows = (jnp.arange(len(_NODES)), nodes, stages)
             slopes = jnp.zeros((len(_NODES), *field.shape), field.dtype)
             slopes, laplacians = jax.lax.scan(jax.checkpoint(stage), slopes, rows)
-            field = field + jnp.tensordot(weights, slopes, 1)
-            return (field, total + jnp.tensordot(weights, laplacians, 1)), None
+            field = field + _sum(weights, slopes)
+            return (field, total + _sum(weights, laplacians)), None
 
         times = jnp.asarray(start + h * np.arange(self.steps), theta.dtype)
         return jax.lax.scan(jax.checkpoint(step), (theta, total), times)[0]
@@ -118,6 +118,11 @@ class U1ContinuousFlow(AbstractBijection):
 
     def inverse_batch(self, y: Theta, context: Any = None) -> tuple[Theta, Float[Array, " batch"]]:
         return self._many(y, True)
+
+
+def _sum(weights: Array, slopes: Array) -> Array:
+    # full precision also where the default for float32 products is less
+    return jnp.tensordot(weights, slopes, 1, precision=jax.lax.Precision.HIGHEST)
 
 
 def _continuous(part: Any) -> bool:

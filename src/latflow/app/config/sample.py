@@ -14,12 +14,12 @@ class Sample(Section):
     """Proposals of the flow, made in batches; the Metropolis chain runs over all of them.
 
     `max_audit` (nats): how far log q of a numerically integrated flow may differ between forward and backward before it is
-    refused ("none" accepts any); `refine`: it is sampled with that many times the integration steps of training."""
+    refused (a large number forces it); `refine`: it is sampled with that many times the integration steps of training."""
 
     num_samples: Annotated[int, Field(ge=16)] = 16384
     batch_size: Positive = 1024
     save_configurations: bool = False
-    max_audit: PositiveFloat | None = 1e-2
+    max_audit: PositiveFloat = 1e-2
     refine: Positive = 1
 
 

@@ -20,7 +20,7 @@ def sample(context: Context) -> dict[str, Any]:
     if context.config.train.steps == 0 and not models.exists(context):
         models.save_untrained(context)
     model = refined(models.load(context), config.refine)
-    fingerprint = models.fingerprint(run.model)
+    fingerprint = _source(context)
     done = _drawn(context, fingerprint)
     if done < config.num_samples:
         run.provenance.update("sample", complete=False)
@@ -51,6 +51,12 @@ def sample(context: Context) -> dict[str, Any]:
     return _result(context)
 
 
+def _source(context: Context) -> str:
+    """What the proposals depend on: the model, and how finely it is integrated. Other steps are another density."""
+    fingerprint, refine = models.fingerprint(context.run.model), context.config.sample.refine
+    return fingerprint if refine == 1 else f"{fingerprint} refined {refine}"
+
+
 def _drawn(context: Context, fingerprint: str) -> int:
     """Proposals in the ensemble file, which is discarded if another model drew them."""
     path = context.run.ensemble
@@ -61,7 +67,7 @@ def _drawn(context: Context, fingerprint: str) -> int:
         rows, drawn_by = file.n_committed, (file.metadata or {}).get("model")
     if drawn_by == fingerprint:
         return rows
-    context.output.note("sample    the model was trained further: the ensemble is drawn anew")
+    context.output.note("sample    the model was trained further, or is integrated differently: the ensemble is drawn anew")
     path.unlink()
     context.run.provenance.forget("sample")
     return 0
@@ -84,5 +90,5 @@ def require_ensemble(context: Context) -> None:
         rows, drawn_by = file.n_committed, (file.metadata or {}).get("model")
     if rows < wanted:
         raise LatflowError(f"the ensemble in {path} holds {rows} of {wanted} proposals", command)
-    if models.exists(context) and drawn_by != models.fingerprint(context.run.model):
+    if models.exists(context) and drawn_by != _source(context):
         raise LatflowError(f"the ensemble in {path} was drawn by an earlier model than {context.run.model}", command)
