@@ -14,7 +14,18 @@ from latflow.io.atomic import write_text
 from latflow.io.run_lock import RunLock
 
 # May change at any time: they do not alter a single number.
-_FREE = {"name", "description", "expected_time", "device", "train.log_every", "train.checkpoint_every", "train.max_bad_steps"}
+_FREE = {
+    "name",
+    "description",
+    "expected_time",
+    "device",
+    "sample.max_audit",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.max_bad_steps",
+}
+# May change: the ensemble is drawn anew from the same model.
+_REDRAWN = {"sample.refine"}
 # May grow: what exists is the beginning of what is wanted.
 _GROW = {"train.steps", "sample.num_samples", "baseline.trajectories"}
 # A setting is fixed as soon as one of these files exists; sections not named here are fixed by any of them.
@@ -121,7 +132,7 @@ class RunDirectory:
 def _conflicts(stored: dict[str, Any], wanted: dict[str, Any], present: set[str]) -> Iterator[str]:
     for key in dict.fromkeys([*stored, *wanted]):
         old, new = stored.get(key), wanted.get(key)
-        if old == new or key in _FREE:
+        if old == new or key in _FREE | _REDRAWN:
             continue
         started = not present.isdisjoint(_FIXED_BY.get(key.partition(".")[0], _DATA))
         if not started or (key in _GROW and old is not None and new is not None and new > old):
