@@ -16,6 +16,7 @@ comparisons instead of a gather.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -182,6 +183,27 @@ def circular_inverse(
     """(x, log dx/dy), the inverse of `circular_forward`."""
     k, rotation = circular_knots(raw, bins)
     return spline_inverse(wrap(y - rotation), k)
+
+
+def tilted_knots(tilt: Float[Array, "K ..."], derivative: Float[Array, "K1 ..."], masses: np.ndarray, quantile: Callable) -> Knots:
+    """Knots on [0, 1] of a map that takes a variable with known cumulative distribution F to one with the density F' exp(tilt).
+
+    As on the circle, bins are equal on the output side. `masses` (K) are their probabilities under F, `quantile` is F^-1 (an
+    approximation will do), `tilt` are log densities relative to F' up to a constant, `derivative` K + 1 corrections to the log
+    derivatives at knots. Zero parameters give the identity.
+    """
+    K = tilt.shape[0]
+    lead = (K,) + (1,) * (tilt.ndim - 1)
+    mass = jax.nn.softmax(tilt + jnp.asarray(np.log(masses), tilt.dtype).reshape(lead), axis=0)
+    inner = quantile(jnp.tensordot(jnp.asarray(np.tri(K)[:-1], tilt.dtype), mass, 1, precision=jax.lax.Precision.HIGHEST))
+    end = jnp.zeros_like(inner[:1])
+    width = jnp.diff(jnp.concatenate([end, inner, end + 1]), axis=0)
+    width = MIN_BIN + (1 - MIN_BIN * K) * width
+    height = jnp.full_like(width, 1 / K)
+    log_slope = -jnp.log(K * width)
+    mean = (log_slope[1:] + log_slope[:-1]) / 2
+    slope = jnp.exp(jnp.concatenate([log_slope[:1], mean, log_slope[-1:]]) + derivative)
+    return Knots(_running_sum(width), _running_sum(height), width, height, slope)
 
 
 def _interval_knots(

@@ -1,0 +1,53 @@
+"""What spectral and residual layers share: where the mask stands, and the network behind their context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float, Int, PRNGKeyArray
+
+from latflow.lattice import AbstractMask, component
+from latflow.nets import ConvNet
+
+Links = Complex[Array, "Nc Nc Nd ..."]
+
+
+def move_active(
+    mask: AbstractMask, phase: Int[Array, ""] | None, links: Links, transform: Callable[[Links, Links], Any]
+) -> tuple[Links, Float[Array, ""]]:
+    """Replace the active links by `transform(links, active)` -> (new active links, log det per link), after translating the
+    mask by `phase` along its compact axis."""
+    Nd, mu = mask.geometry.Nd, mask.orientation
+    axis = 3 + mask.compact_axis
+    links = links if phase is None else jnp.roll(links, -phase, axis)
+    new, log_det = transform(links, mask.compact(component(links, mu, Nd)))
+    keep = jnp.asarray(1 - mask.links(), links.dtype)[None, None]
+    padded = jax.lax.pad(
+        mask.expand(new)[:, :, None],
+        jnp.zeros((), new.dtype),
+        [(0, 0, 0), (0, 0, 0), (mu, Nd - 1 - mu, 0), *[(0, 0, 0)] * Nd],
+    )
+    links = links * keep + padded
+    return (links if phase is None else jnp.roll(links, phase, axis)), jnp.sum(log_det)
+
+
+class FarContext(eqx.Module):
+    """Convolutions over the traces of frozen loops, read off at active sites; nothing where a view has no far loops."""
+
+    trunk: ConvNet | None
+    channels: int = eqx.field(static=True)
+
+    def __init__(
+        self, far_channels: int, Nd: int, conv: tuple[int, ...], kernel_size: int, *, key: PRNGKeyArray, dtype=jnp.float32
+    ):
+        used = bool(conv) and far_channels > 0
+        self.channels = conv[-1] if used else 0
+        kernel = (kernel_size,) * Nd
+        self.trunk = ConvNet(far_channels, conv, kernel, key=key, separable=Nd > 2, dtype=dtype) if used else None
+
+    def __call__(self, mask: AbstractMask, far: Float[Array, "..."]) -> list[Float[Array, "..."]]:
+        return [] if self.trunk is None else [mask.compact(self.trunk(far))]
