@@ -24,6 +24,7 @@ from latflow.flows import (
     U1ContinuousFlow,
     U1LoopTerms,
     scalar_coupling_flow,
+    sun_coupling_flow,
     u1_coupling_flow,
 )
 from latflow.groups import SUN, U1, RealLine
@@ -84,6 +85,27 @@ def _u1_coupling(flow: cf.U1CouplingFlow, at: Setting, key: PRNGKeyArray) -> Abs
     )
 
 
+def _sun_coupling(flow: cf.SUNCouplingFlow, at: Setting, key: PRNGKeyArray) -> AbstractBijection:
+    return sun_coupling_flow(
+        at.geometry,
+        SUN(at.config.theory.Nc),  # type: ignore[union-attr]
+        key=key,
+        mask=flow.mask,
+        layers=flow.layers,
+        blocks=flow.blocks,
+        depth=flow.depth,
+        width=flow.width,
+        bins=flow.bins,
+        conv=flow.conv,
+        hidden=flow.hidden,
+        kernel_size=flow.kernel_size,
+        rounds=flow.rounds,
+        limit=flow.limit,
+        rematerialise=flow.remat,
+        dtype=at.real_dtype,
+    )
+
+
 def _scalar_coupling(flow: cf.ScalarCouplingFlow, at: Setting, key: PRNGKeyArray) -> AbstractBijection:
     return scalar_coupling_flow(
         at.geometry,
@@ -103,6 +125,7 @@ def _scalar_coupling(flow: cf.ScalarCouplingFlow, at: Setting, key: PRNGKeyArray
 FLOWS: dict[type, Callable[[Any, Setting, PRNGKeyArray], AbstractBijection]] = {
     cf.IdentityFlow: lambda flow, at, key: Identity(),
     cf.U1CouplingFlow: _u1_coupling,
+    cf.SUNCouplingFlow: _sun_coupling,
     cf.ContinuousFlow: lambda flow, at, key: U1ContinuousFlow(
         U1LoopTerms(at.geometry), steps=flow.steps, modes=flow.modes, dtype=at.real_dtype
     ),

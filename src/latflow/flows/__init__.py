@@ -5,7 +5,10 @@ from latflow.flows.compose import Chain, Identity, Inverse, Scan
 from latflow.flows.continuous import U1ContinuousFlow, needs_audit, refined
 from latflow.flows.gauge_coupling import U1Coupling
 from latflow.flows.loop_terms import U1LoopTerms
+from latflow.flows.residual_coupling import ResidualCoupling
 from latflow.flows.scalar_coupling import ScalarCoupling, scalar_coupling_flow
+from latflow.flows.spectral_coupling import SpectralCoupling
+from latflow.flows.sun import sun_coupling_flow
 from latflow.flows.u1 import u1_coupling_flow
 
 __all__ = [
@@ -13,13 +16,16 @@ __all__ = [
     "Chain",
     "Identity",
     "Inverse",
+    "ResidualCoupling",
     "Scan",
     "ScalarCoupling",
+    "SpectralCoupling",
     "U1ContinuousFlow",
     "U1Coupling",
     "U1LoopTerms",
     "needs_audit",
     "refined",
     "scalar_coupling_flow",
+    "sun_coupling_flow",
     "u1_coupling_flow",
 ]

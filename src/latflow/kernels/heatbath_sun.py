@@ -12,14 +12,13 @@ sqrt(y (2 - y)) exp(-alpha y), the direction of the vector s is uniform. Then r 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Complex, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Complex, Float, Int, PRNGKeyArray
 
 from latflow.actions import AbstractAction, WilsonGauge
 from latflow.actions.base import coupling
+from latflow.exact.boltzmann import Quaternion, boltzmann_quaternion
 from latflow.groups import SUN
 from latflow.kernels.base import AbstractKernel, Info, State
 from latflow.kernels.checkerboard import pack, unpack
@@ -28,7 +27,6 @@ from latflow.lattice import component
 from latflow.loops import staples
 
 Matrices = Complex[Array, "Nc Nc ..."]
-Quaternion = tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]
 
 
 class HeatbathSUN(AbstractKernel):
@@ -137,38 +135,3 @@ def _conjugate(q: Quaternion) -> Quaternion:
 
 def _times(factor: Array, q: Quaternion) -> Quaternion:
     return factor * q[0], factor * q[1], factor * q[2], factor * q[3]
-
-
-class _Draws(NamedTuple):
-    key: PRNGKeyArray
-    y: Float[Array, "..."]
-    accepted: Bool[Array, "..."]
-
-
-def boltzmann_quaternion(key: PRNGKeyArray, alpha: Float[Array, "..."]) -> Quaternion:
-    """SU(2) elements with density proportional to exp(alpha s_0), one per entry of alpha >= 0; exact at any alpha.
-
-    y = 1 - s_0 by rejection: for alpha > 1 from alpha y ~ Gamma(3/2) with acceptance sqrt(1 - y/2) (Kennedy-Pendleton), else
-    from the uniform distribution on [0, 2] with acceptance sqrt(y (2 - y)) exp(-alpha y). In terms of y no digits cancel at
-    large alpha. Entries with a non-finite alpha come back as NaN.
-    """
-    y_key, direction_key = jax.random.split(key)
-    hopeless, large = ~jnp.isfinite(alpha), alpha > 1
-    tiny = jnp.finfo(alpha.dtype).tiny
-
-    def propose(draws: _Draws) -> _Draws:
-        key, attempt = jax.random.split(draws.key)
-        u = jax.random.uniform(attempt, (4, *alpha.shape), alpha.dtype, minval=tiny)
-        gamma = -jnp.log(u[0]) - jnp.cos(2 * jnp.pi * u[1]) ** 2 * jnp.log(u[2])
-        y = jnp.where(large, gamma / jnp.where(large, alpha, 1), 2 * u[0])
-        uniform_acceptance = jnp.sqrt(jnp.maximum(y * (2 - y), 0)) * jnp.exp(-jnp.where(large, 0, alpha) * y)
-        good = u[3] < jnp.where(large, jnp.sqrt(jnp.maximum(1 - y / 2, 0)), uniform_acceptance)
-        return _Draws(key, jnp.where(draws.accepted, draws.y, y), draws.accepted | good)
-
-    first = _Draws(y_key, jnp.full_like(alpha, jnp.nan), hopeless)
-    y = jax.lax.while_loop(lambda draws: ~jnp.all(draws.accepted), propose, first).y
-    length = jnp.sqrt(y * (2 - y))
-    u = jax.random.uniform(direction_key, (2, *alpha.shape), alpha.dtype)
-    z, azimuth = 2 * u[0] - 1, 2 * jnp.pi * u[1]
-    flat = length * jnp.sqrt(1 - z * z)
-    return 1 - y, flat * jnp.cos(azimuth), flat * jnp.sin(azimuth), length * z

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
-from latflow.app.config.base import Section
+from latflow.app.config.base import Integers, NonNegative, Section
 
 
 class FlowSection(Section):
@@ -38,3 +38,35 @@ def _odd(size: int) -> int:
 
 
 KernelSize = Annotated[int, AfterValidator(_odd)]
+
+
+class LinkCoupling(FlowSection):
+    """What coupling layers of links have in common: which links are active when, and the networks."""
+
+    blocks: NonNegative = 4
+    mask: Literal["stripes", "diagonal", "coarse-to-fine"] = "stripes"
+    width: Annotated[int, Field(ge=2)] = 4
+    conv: Integers = (16,)
+    hidden: Integers = (32,)
+    kernel_size: KernelSize = 3
+    remat: bool = False
+
+    def lattice_problems(self, lattice: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+        if len(lattice) < 2 or min(lattice) < 2:
+            return  # reported by the theory
+        from latflow.lattice import Geometry, coarse_to_fine, diagonal, stripes
+
+        if self.blocks == 0 and self.mask != "coarse-to-fine":
+            yield "blocks", 'must be positive, unless mask = "coarse-to-fine" makes layers of its own'
+        geometry = Geometry(lattice)
+        if self.mask == "stripes" and geometry.Nd != 2:
+            yield "mask", f'stripes are masks of two dimensions, not of {geometry.Nd}; use "diagonal"'
+            return
+        try:
+            if self.mask == "coarse-to-fine":
+                coarse_to_fine(geometry)
+            local = diagonal if self.mask == "diagonal" or geometry.Nd != 2 else stripes
+            for mu in range(geometry.Nd if self.blocks else 0):
+                local(geometry, mu, self.width)
+        except ValueError as error:
+            yield "mask", str(error)
