@@ -93,7 +93,10 @@ def boltzmann_su3(key: PRNGKeyArray, d: Float[Array, "..."]) -> Complex[Array, "
         gamma = gauss * gauss / 2 - jnp.log(r[0]) - jnp.log(r[1])  # of shape 5/2
         u = jnp.where(small, 2 * r[0] ** 0.4, gamma / (1.5 * jnp.where(small, 1, d)))
         # 1 - t^2 is the density of the median of three uniform numbers on [-1, 1]
-        t = 2 * (r[2] + r[3] + r[4] - jnp.maximum(jnp.maximum(r[2], r[3]), r[4]) - jnp.minimum(jnp.minimum(r[2], r[3]), r[4])) - 1
+        t = (
+            2 * (r[2] + r[3] + r[4] - jnp.maximum(jnp.maximum(r[2], r[3]), r[4]) - jnp.minimum(jnp.minimum(r[2], r[3]), r[4]))
+            - 1
+        )
         inside = u < 2
         u = jnp.minimum(u, 2)
         v = jnp.sqrt(u * (2 - u)) * t
@@ -111,7 +114,9 @@ def boltzmann_su3(key: PRNGKeyArray, d: Float[Array, "..."]) -> Complex[Array, "
     w = gauss * jax.lax.rsqrt((gauss.real**2 + gauss.imag**2).sum(0))[None]
     flat = jnp.sqrt(jnp.maximum(1 - zeta.real**2 - zeta.imag**2, 0))
     # R = 1 + (zeta* - 1) w w^dagger + zeta e e^dagger + flat (w e^dagger - e w^dagger)
-    block = jnp.eye(2, dtype=dtype).reshape(2, 2, *[1] * d.ndim) + (jnp.conj(zeta) - 1)[None, None] * w[:, None] * jnp.conj(w)[None]
+    block = (
+        jnp.eye(2, dtype=dtype).reshape(2, 2, *[1] * d.ndim) + (jnp.conj(zeta) - 1)[None, None] * w[:, None] * jnp.conj(w)[None]
+    )
     k, q = quaternion_part(block)
     V = _multiply_matrix(boltzmann_quaternion(v_key, 2 * d * k), q)
     top = jnp.concatenate([matrix_product(block, V), (flat[None] * w)[:, None]], axis=1)
@@ -135,9 +140,7 @@ def _multiply_matrix(s: Quaternion, q: Complex[Array, "2 2 ..."]) -> Complex[Arr
     return matrix_product(matrix, jnp.conj(jnp.swapaxes(q, 0, 1)))
 
 
-def boltzmann_matrix(
-    key: PRNGKeyArray, a: float, b: float, C: Matrices
-) -> tuple[Matrices, Float[Array, "..."]]:
+def boltzmann_matrix(key: PRNGKeyArray, a: float, b: float, C: Matrices) -> tuple[Matrices, Float[Array, "..."]]:
     """(P, log of the probability with which P may be kept) for the density exp(Re Tr P (a + b C^dagger)), a, b >= 0.
 
     For SU(2) the probability is 1. For SU(3) P = V Q diag(exp(i phi)) V^dagger is drawn as if all eigenvalues d of |a + b C^dagger| were

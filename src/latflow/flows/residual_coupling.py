@@ -94,9 +94,7 @@ class ResidualCoupling(AbstractBijection):
         raw = self.strengths.reshape(-1, *[1] * (S.ndim - 3))
         if self.head is not None:
             closed = view.group.multiply(view.group.adjoint(S[:, :, :1]), S[:, :, 1:])
-            raw = raw + self.head(
-                jnp.concatenate([*self.context(view.mask, seen.far), invariants(view.group, closed)])
-            )
+            raw = raw + self.head(jnp.concatenate([*self.context(view.mask, seen.far), invariants(view.group, closed)]))
         if self.isotropic:
             raw = jnp.repeat(raw, n // self._rounds, axis=0)
         c = (2 * self.limit / math.sqrt(n)) * raw * jax.lax.rsqrt(1 + jnp.sum(raw * raw, axis=0, keepdims=True))

@@ -185,7 +185,9 @@ def circular_inverse(
     return spline_inverse(wrap(y - rotation), k)
 
 
-def tilted_knots(tilt: Float[Array, "K ..."], derivative: Float[Array, "K1 ..."], masses: np.ndarray, quantile: Callable) -> Knots:
+def tilted_knots(
+    tilt: Float[Array, "K ..."], derivative: Float[Array, "K1 ..."], masses: np.ndarray, quantile: Callable
+) -> Knots:
     """Knots on [0, 1] of a map that takes a variable with known cumulative distribution F to one with the density F' exp(tilt).
 
     As on the circle, bins are equal on the output side. `masses` (K) are their probabilities under F, `quantile` is F^-1 (an

@@ -14,4 +14,6 @@ from latflow.app.config.flow.u1_coupling import U1CouplingFlow
 
 __all__ = ["ContinuousFlow", "Flow", "IdentityFlow", "SUNCouplingFlow", "ScalarCouplingFlow", "U1CouplingFlow"]
 
-Flow = Annotated[IdentityFlow | U1CouplingFlow | SUNCouplingFlow | ContinuousFlow | ScalarCouplingFlow, Field(discriminator="kind")]
+Flow = Annotated[
+    IdentityFlow | U1CouplingFlow | SUNCouplingFlow | ContinuousFlow | ScalarCouplingFlow, Field(discriminator="kind")
+]

@@ -28,4 +28,4 @@ class SUNCouplingFlow(LinkCoupling):
     def lattice_problems(self, lattice: tuple[int, ...]) -> Iterator[tuple[str, str]]:
         yield from super().lattice_problems(lattice)
         if self.rounds and "residual" not in self.layers:
-            yield "rounds", "only residual layers have smeared loops; leave it out or add \"residual\" to layers"
+            yield "rounds", 'only residual layers have smeared loops; leave it out or add "residual" to layers'
