@@ -1,16 +1,19 @@
 """Draws of SU(2) and SU(3) matrices with density proportional to exp(Re Tr P M): one plaquette given its surroundings.
 
-SU(2). Only the quaternion part k q of M matters, Re Tr P M = 2 k s_0 + const with s = P q, and s_0 is drawn by `boltzmann_quaternion`.
+SU(2). Only the quaternion part k q of M matters, Re Tr P M = 2 k s_0 + const with s = P q, and s_0 is drawn by
+`boltzmann_quaternion`.
 
 SU(3), density exp(d Re Tr Q). Write Q = R(z) diag(V, 1) with z in S^5 the last column, z_3 = zeta, V in SU(2), and R(z) the
-unitary matrix that turns e_3 into z in the plane of both. With w in S^3 the direction of (z_1, z_2), the trace is Re zeta + Re Tr
-V (1 + (zeta* - 1) w w^dagger), whose quaternion part has length |1 + zeta| / 2. Integrating out V, Haar measure
+unitary matrix that turns e_3 into z in the plane of both. With w in S^3 the direction of (z_1, z_2), the trace is Re
+zeta + Re Tr V (1 + (zeta* - 1) w w^dagger), whose quaternion part has length |1 + zeta| / 2. Integrating out V, Haar measure
 leaves
 
     f(zeta) = (1 - |zeta|^2) exp(d Re zeta) I_1(x) / x,   x = d |1 + zeta|,
 
-on the unit disk, and w uniform. In zeta = 1 - u - i v one has |1 + zeta| <= 2 - u/2 and x >= d (2 - u) >= (1 - u/2)(1 + 2 d) - 1, so
-u ~ u^(3/2) exp(-3 d u / 2) (a gamma variable below 2) and v = sqrt(2 u - u^2) t with density 1 - t^2 of t are accepted with probability
+on the unit disk, and w uniform. In zeta = 1 - u - i v one has |1 + zeta| <= 2 - u/2 and x >= d (2 - u) >= (1 - u/2)(1 +
+2 d) - 1, so
+u ~ u^(3/2) exp(-3 d u / 2) (a gamma variable below 2) and v = sqrt(2 u - u^2) t with density 1 - t^2 of t are accepted
+with probability
 
     [exp(-x) I_1(x) (1 + x)^(3/2) / x / B]  [(1 - u/2)(1 + 2 d) / (1 + x)]^(3/2)  exp(x - d (2 - u/2)),
 
@@ -143,9 +146,10 @@ def _multiply_matrix(s: Quaternion, q: Complex[Array, "2 2 ..."]) -> Complex[Arr
 def boltzmann_matrix(key: PRNGKeyArray, a: float, b: float, C: Matrices) -> tuple[Matrices, Float[Array, "..."]]:
     """(P, log of the probability with which P may be kept) for the density exp(Re Tr P (a + b C^dagger)), a, b >= 0.
 
-    For SU(2) the probability is 1. For SU(3) P = V Q diag(exp(i phi)) V^dagger is drawn as if all eigenvalues d of |a + b C^dagger| were
-    equal to a common one; what is left of the weight, at most one, is returned. An SU(3) matrix |M|^-1 M need not exist where an
-    eigenvalue of C is near -1, then the smallest d keeps a phase and pays for it in the probability.
+    For SU(2) the probability is 1. For SU(3) P = V Q diag(exp(i phi)) V^dagger is drawn as if all eigenvalues d of |a +
+    b C^dagger| were
+    equal to a common one; what is left of the weight, at most one, is returned. An SU(3) matrix |M|^-1 M need not exist
+    where an eigenvalue of C is near -1, then the smallest d keeps a phase and pays for it in the probability.
     """
     if C.shape[0] == 2:
         unit = jnp.eye(2, dtype=C.dtype).reshape(2, 2, *[1] * (C.ndim - 2))

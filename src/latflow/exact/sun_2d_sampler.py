@@ -30,15 +30,18 @@ _FLAT = 1e-14  # a density this close to constant is constant
 class TorusSUNSampler(eqx.Module):
     """The normalised density exp(beta/Nc sum_x Re Tr P(x)) / Z on links, Nc = 2 or 3, with independent draws at O(V) cost.
 
-    Fix the gauge: U_0 = 1 but on the last time slice, U_1 = 1 in the first row of time slices but for its last link B, and h the
+    Fix the gauge: U_0 = 1 but on the last time slice, U_1 = 1 in the first row of time slices but for its last link B,
+    and h the
     first U_0 of the last slice. The remaining links are products of plaquettes, each moved to the origin, and Haar measure of
     the links is that of all plaquettes but one, h and B. The plaquettes, column by column, multiply to h B h^dagger B^dagger.
     With K_n(H) = sum_r d_r (c_r/c_0)^n chi_r(H), the density of a product of n free plaquettes,
 
     * h and B have density K_V(h B h^dagger B^dagger): drawn from Haar measure, accepted with probability K_V / K_V(1);
-    * n plaquettes with product C are halved: the product H of the first m has density K_m(H) K_{n-m}(H^dagger C), and so on down to
+    * n plaquettes with product C are halved: the product H of the first m has density K_m(H) K_{n-m}(H^dagger C), and so
+      on down to
       single plaquettes. Each K_n lies below A_n exp(g_n Re Tr(H - 1)) with g_n chosen for the smallest A_n (K_1 is such an
-      exponential itself), so H is drawn from exp(Re Tr H (g_m + g_{n-m} C^dagger)) by `boltzmann_matrix` and accepted with the ratio.
+      exponential itself), so H is drawn from exp(Re Tr H (g_m + g_{n-m} C^dagger)) by `boltzmann_matrix` and accepted
+      with the ratio.
 
     `acceptance` reports how often. A uniform gauge transformation ends the draw. Everything is computed in double precision
     (where JAX has it), rounded to `dtype` at the end.
@@ -118,7 +121,8 @@ class TorusSUNSampler(eqx.Module):
         group = self.group
         split = [i for i, n in enumerate(lengths) if n > 1]
         halves = [(-(-lengths[i] // 2), lengths[i] // 2) for i in split]
-        first, accepted, tried = jnp.zeros((group.Nc, group.Nc, len(split)), C.dtype), 0, 0
+        first = jnp.zeros((group.Nc, group.Nc, len(split)), C.dtype)
+        accepted = tried = jnp.zeros((), jnp.int32)
         for count, pair in enumerate(sorted(set(halves))):
             at = np.array([k for k, found in enumerate(halves) if found == pair])
             whole = C[:, :, np.array(split)[at]]
@@ -164,8 +168,8 @@ class TorusSUNSampler(eqx.Module):
     def _links(self, key: PRNGKeyArray, segments: Matrices, h: Matrices, B: Matrices) -> Links:
         """Links from the V plaquettes in order: columns one after the other, each from its last time slice to its first.
 
-        U_1(x0 + 1, x1) = P(x0, x1) U_1(x0, x1), and U_0 of the last slice follows h(x1 + 1) = U_1(0, x1)^dagger T(x1)^dagger h(x1) U_1(0, x1),
-        T(x1) the product of column x1.
+        U_1(x0 + 1, x1) = P(x0, x1) U_1(x0, x1), and U_0 of the last slice follows h(x1 + 1) = U_1(0, x1)^dagger
+        T(x1)^dagger h(x1) U_1(0, x1), T(x1) the product of column x1.
         """
         group, (L0, L1) = self.group, self.geometry.shape
         P = segments.reshape(group.Nc, group.Nc, L1, L0)[..., ::-1]  # columns, times ascending
@@ -199,7 +203,8 @@ class _Attempts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ClassDensity:
-    """K_n(H) = sum_r weight_r chi_r(H), and an envelope of it, A exp(slope Re Tr(H - 1)) with log A = `log_bound`; `exact` if they
+    """K_n(H) = sum_r weight_r chi_r(H), and an envelope of it, A exp(slope Re Tr(H - 1)) with log A = `log_bound`;
+    `exact` if they
     agree."""
 
     rows: np.ndarray

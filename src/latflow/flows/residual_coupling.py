@@ -2,8 +2,8 @@
 
     U' = exp(i X) U,   X = G(U S),   S = sum_k c_k S_k  with frozen staples S_k,
 
-G the gradient of Re Tr (2305.02402; with c_k the same number for the plaquette staples it is an Euler step of the gradient flow of
-1006.4518 on the active links).
+G the gradient of Re Tr (2305.02402; with c_k the same number for the plaquette staples it is an Euler step of the
+gradient flow of 1006.4518 on the active links).
 
 Jacobian. Move U to exp(i y) U. To first order X changes by H y = G(i y U S), and the image moves, in algebra coordinates, by
     J = Ad(exp(iX)) (1 + Phi(X) H),    Phi(X) = (1 - exp(-A)) / A,    A = ad(iX),
@@ -89,7 +89,11 @@ class ResidualCoupling(AbstractBijection):
     def _staple(self, links: Links) -> Matrices:
         """S of every active link."""
         view = self.view
-        seen = view(links, self.eta) if isinstance(view, ConvolutedStaples) else view(links)
+        if isinstance(view, ConvolutedStaples):
+            assert self.eta is not None
+            seen = view(links, self.eta)
+        else:
+            seen = view(links)
         S, n = seen.staples, view.num_staples
         raw = self.strengths.reshape(-1, *[1] * (S.ndim - 3))
         if self.head is not None:
@@ -168,11 +172,12 @@ def _phi(A: Float[Array, "n n ..."]) -> Float[Array, "n n ..."]:
     for _ in range(2, width + 1):
         powers.append(_product(powers[-1], -A))
     coefficient = [1 / math.factorial(k + 1) for k in range(degree + 1)]
-    out = None
+    out: Array = jnp.zeros_like(A)
     for start in range(degree + 1 - width, -1, -width):
-        block = sum(coefficient[start + k] * powers[k] for k in range(width))
-        out = block if out is None else _product(out, powers[width]) + block
-    assert out is not None
+        if start + width <= degree:
+            out = _product(out, powers[width])
+        for k in range(width):
+            out = out + coefficient[start + k] * powers[k]
     return out
 
 

@@ -5,7 +5,8 @@ With frozen staples S_k of an active link U (2502.00263, Eqs. 12-14; 2008.05456,
     M = Proj(sum_k alpha_k S_k),   P = U M = V exp(i theta) V^dagger,   P' = V exp(i theta') V^dagger,   U' = P' P^dagger U,
 
 and theta' is a monotone map of the canonical cell (`weyl_cell`) whose parameters see everything the layer leaves alone: frozen
-loops, and also V through the numbers b_k = (V^dagger M^dagger S_k V)_ii, in which the energy is sum_ki cos(theta_i + arg b_ki) |b_ki|.
+loops, and also V through the numbers b_k = (V^dagger M^dagger S_k V)_ii, in which the energy is sum_ki cos(theta_i + arg
+b_ki) |b_ki|.
 
 M must not jump as frozen links vary, or else pathwise gradients would be biased. One alpha is 1, the others sum to less than
 sin(pi/Nc) in absolute value. Then S_main^dagger sum_k alpha_k S_k has its numerical range in a disk around 1 of that radius, is

@@ -97,7 +97,8 @@ class ConvolutedStaples:
 
 @dataclasses.dataclass(frozen=True)
 class BlockStaples:
-    """One bisection of `coarse_to_fine`: a block of plaquettes is cut into two halves along a line of links that begins with the
+    """One bisection of `coarse_to_fine`: a block of plaquettes is cut into two halves along a line of links that begins
+    with the
     active one. Its two staples close the boundaries of the upper and of the lower half; S_0^dagger S_1 is the boundary of the
     whole block. In two dimensions nothing else bears on how the halves share the block, so there are no far loops."""
 

@@ -43,7 +43,8 @@ def sun_coupling_flow(
     """A flow on SU(N) links in 2, 3 or 4 dimensions.
 
     `layers` are applied one after the other to the same active links, spectral ones around one staple after the other.
-    `mask="stripes"` (two dimensions) or `"diagonal"`: `blocks` times all layers for each direction, at one phase, phases in turn.
+    `mask="stripes"` (two dimensions) or `"diagonal"`: `blocks` times all layers for each direction, at one phase, phases
+    in turn.
     `mask="coarse-to-fine"` (two dimensions, extents powers of two): each step from the whole torus to single plaquettes applies
     all layers `depth` times; `blocks` further stripe blocks may follow. `rounds` and `limit` are those of residual layers.
     """

@@ -92,7 +92,7 @@ class Quantiles(NamedTuple):
 def haar_quantiles(Nc: int, points: int = 16) -> tuple[Quantiles, ...]:
     """One table per box coordinate, by averaging H over the others (quasi-random points). They only decide where zero
     parameters of a spline put its knots, so their accuracy does not matter for exactness."""
-    others = scipy.stats.qmc.Sobol(Nc - 1, seed=0).random(2048).T  # (N-1, 2048)
+    others = scipy.stats.qmc.Halton(Nc - 1, scramble=False).random(2049)[1:].T  # (N-1, 2048)
     fine = (np.arange(points * 16) + 0.5) / (points * 16)
     out = []
     for k in range(Nc - 1):

@@ -1,7 +1,7 @@
 """Elimination for many small real matrices at once, row and column axes first, without pivoting.
 
-For matrices whose numerical range keeps away from zero, such as 1 + K with |K| < 1: the range of every leading block lies within
-that of the whole, so no pivot vanishes and none needs exchanging.
+For matrices whose numerical range keeps away from zero, such as 1 + K with |K| < 1: the range of every leading block
+lies within that of the whole, so no pivot vanishes and none needs exchanging.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 With P = V exp(i theta) V^dagger, perturbation theory gives, in the gauge where the diagonal of V^dagger dV vanishes,
 
-    d theta_i = Im[exp(-i theta_i) (V^dagger dP V)_ii],    (V^dagger dV)_ij = (V^dagger dP V)_ij / (exp(i theta_j) - exp(i theta_i)).
+    d theta_i = Im[exp(-i theta_i) (V^dagger dP V)_ii],    (V^dagger dV)_ij = (V^dagger dP V)_ij / (exp(i theta_j) -
+    exp(i theta_i)).
 
 Where two angles are closer than `resolution` the difference is replaced by the resolution, so derivatives stay finite; those
 of functions of P itself, in which the eigenvectors of equal eigenvalues drop out, keep their value.

@@ -12,7 +12,8 @@ from latflow.app.config.flow.base import LinkCoupling
 
 
 class SUNCouplingFlow(LinkCoupling):
-    """`layers` act one after the other on the same active links: "spectral" ones transform the eigenangles of a loop by splines,
+    """`layers` act one after the other on the same active links: "spectral" ones transform the eigenangles of a loop by
+    splines,
     "residual" ones take a step along the force of a sum of loops. With coarse-to-fine masks each level repeats them `depth`
     times. `rounds` of smearing make the loops of residual layers larger, `limit` < 1 bounds their steps."""
 
