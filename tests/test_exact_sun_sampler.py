@@ -74,12 +74,12 @@ def test_envelopes_hold_between_grid_points(Nc, beta, n):
     assert float(jnp.max(K.below_envelope(group.exp(0.3 * x)))) > 0.5
 
 
-@pytest.mark.parametrize(("Nc", "shape", "beta"), [(2, (4, 4), 2.2), (3, (3, 4), 5.0), (2, (3, 3), 12.0)])
+@pytest.mark.parametrize(("Nc", "shape", "beta"), [(2, (3, 3), 2.2), (3, (2, 4), 5.0)])
 def test_lattices_agree_with_closed_forms(Nc, shape, beta):
     group, geometry, n = SUN(Nc), Geometry(shape), 4096
     exact, sampler = TorusSUN(geometry, group, beta), TorusSUNSampler(geometry, group, beta)
     links, log_density = jax.jit(lambda k: jax.vmap(sampler.sample_and_log_density)(jax.random.split(k, n)))(jax.random.key(1))
-    for R, T in ((1, 1), (1, 2), (2, 2), (2, 3)):
+    for R, T in ((1, 1), (1, 2), (2, 2)):
         loops = jax.vmap(lambda u, R=R, T=T: jnp.mean(group.re_trace(wilson_loop(group, geometry, u, R, T, 0, 1))) / Nc)(links)
         assert abs(float(jnp.mean(loops)) - exact.wilson_loop(R * T)) < 5 * float(jnp.std(loops)) / np.sqrt(n)
     # E_q[1 / q] = 1, over Haar measure; here through the mean of log q, known from the plaquette
@@ -90,5 +90,5 @@ def test_lattices_agree_with_closed_forms(Nc, shape, beta):
 def test_the_sampler_refuses_what_it_cannot_draw():
     with pytest.raises(ValueError, match="SU\\(2\\) and SU\\(3\\)"):
         TorusSUNSampler(Geometry((4, 4)), SUN(4), 2.0)
-    with pytest.raises(ValueError, match="two-dimensional"):
+    with pytest.raises(ValueError, match="two dimensions"):
         TorusSUNSampler(Geometry((4, 4, 4)), SUN(3), 2.0)

@@ -123,7 +123,7 @@ def boltzmann_su3(key: PRNGKeyArray, d: Float[Array, "..."]) -> Complex[Array, "
     k, q = quaternion_part(block)
     V = _multiply_matrix(boltzmann_quaternion(v_key, 2 * d * k), q)
     top = jnp.concatenate([matrix_product(block, V), (flat[None] * w)[:, None]], axis=1)
-    bottom = jnp.concatenate([-(flat[None] * matrix_product(jnp.conj(w)[None], V)[0]), zeta[None]])
+    bottom = jnp.concatenate([-(flat[None] * (jnp.conj(w)[:, None] * V).sum(0)), zeta[None]])
     return jnp.concatenate([top, bottom[None]])
 
 

@@ -8,7 +8,8 @@ last. In them Haar measure has the density
     H = prod_{i<j} 4 sin^2((theta_i - theta_j)/2)  r^(N-2) prod_k (1 - s_k)^(N-2-k)
 
 up to a constant, so a map of the box with eigenvectors kept has the Jacobian (H(image) / H) |d image / d box| on the group.
-A map given on the cell alone is the same for every order of the eigenvalues.
+A map given on the cell alone is the same for every order of the eigenvalues. Where eigenvalues coincide it need not be
+smooth: the Jacobian may depend on the direction in which they part. These points have codimension three or more.
 """
 
 from __future__ import annotations
