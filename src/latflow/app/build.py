@@ -17,7 +17,7 @@ from latflow.app.config import flow as cf
 from latflow.app.config import prior as cp
 from latflow.app.config import theory as ct
 from latflow.errors import LatflowError
-from latflow.exact import FreeField, TorusU1Sampler
+from latflow.exact import FreeField, TorusSUNSampler, TorusU1Sampler
 from latflow.flows import (
     AbstractBijection,
     Identity,
@@ -58,13 +58,21 @@ THEORIES: dict[type, Callable[[Any, Setting], AbstractAction]] = {
     ct.Phi4Theory: _phi4,
 }
 
+def _exact_samples(action: AbstractAction, at: Setting, beta: float | None = None) -> AbstractPrior:
+    """The theory of `action`, at another coupling if `beta` is given, as a prior."""
+    if isinstance(action, Phi4):
+        return ExactPrior(FreeField(at.geometry, float(action.m2), at.field_dtype))
+    coupling = couplings(action)["beta"] if beta is None else beta
+    if isinstance(action.group, SUN):
+        return ExactPrior(TorusSUNSampler(at.geometry, action.group, coupling, at.field_dtype))
+    return ExactPrior(TorusU1Sampler(at.geometry, coupling, at.field_dtype))
+
+
 PRIORS: dict[type, Callable[[Any, Setting, AbstractAction], AbstractPrior]] = {
     cp.HaarPrior: lambda prior, at, action: HaarPrior(at.geometry, action.group, at.field_dtype),
     cp.NormalPrior: lambda prior, at, action: NormalPrior(at.geometry, prior.scale, at.field_dtype),
     cp.FreePrior: lambda prior, at, action: FreeFieldPrior(at.geometry, prior.m2, at.field_dtype),
-    cp.ExactPrior: lambda prior, at, action: ExactPrior(
-        TorusU1Sampler(at.geometry, action.beta if prior.beta is None else prior.beta, at.field_dtype)  # type: ignore
-    ),
+    cp.ExactPrior: lambda prior, at, action: _exact_samples(action, at, prior.beta),
 }
 
 
@@ -164,13 +172,7 @@ def build_model(config: Config, action: AbstractAction) -> FlowModel:
 
 def build_target(config: Config, action: AbstractAction) -> AbstractPrior | None:
     """Exact samples of the theory itself, where it is solved; None elsewhere."""
-    at = setting(config)
-    if isinstance(action, Phi4):
-        free = action.lam == 0
-        return ExactPrior(FreeField(at.geometry, float(action.m2), at.field_dtype)) if free else None
-    if isinstance(config.theory, ct.U1Theory) and at.geometry.Nd == 2:
-        return ExactPrior(TorusU1Sampler(at.geometry, config.theory.beta, at.field_dtype))
-    return None
+    return _exact_samples(action, setting(config)) if config.theory.has_exact_samples else None
 
 
 def build_baseline(config: Config, action: AbstractAction) -> AbstractKernel:

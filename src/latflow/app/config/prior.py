@@ -33,7 +33,7 @@ class NormalPrior(_Prior):
     """Independent Gaussian sites of the given standard deviation."""
 
     fits = ("phi4",)
-    advice = 'it is for scalar fields; use "haar" or, for U(1) in two dimensions, "exact"'
+    advice = 'it is for scalar fields; use "haar" or, for U(1), SU(2) and SU(3) in two dimensions, "exact"'
     kind: Literal["normal"]
     scale: PositiveFloat = 1.0
 
@@ -42,24 +42,24 @@ class FreePrior(_Prior):
     """The free scalar field of mass squared m2, drawn exactly by FFT."""
 
     fits = ("phi4",)
-    advice = 'it is for scalar fields; use "haar" or, for U(1) in two dimensions, "exact"'
+    advice = 'it is for scalar fields; use "haar" or, for U(1), SU(2) and SU(3) in two dimensions, "exact"'
     kind: Literal["free"]
     m2: PositiveFloat = 1.0
 
 
 class ExactPrior(_Prior):
-    """The exact independent sampler of 2D U(1), at the theory's coupling or at its own."""
+    """The exact independent sampler of 2D U(1), SU(2) or SU(3), at the theory's coupling or at its own."""
 
-    fits = ("u1",)
-    advice = "the exact sampler exists for U(1) in two dimensions"
+    fits = GAUGE
+    advice = "the exact sampler exists for U(1), SU(2) and SU(3) in two dimensions"
     kind: Literal["exact"]
     beta: Beta | None = None
 
     def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from super().problems(sections)
         theory = sections.get("theory")
-        if theory is not None and theory.kind == "u1" and len(theory.lattice) != 2:
-            yield "kind", f'{self.advice}, and this lattice has {len(theory.lattice)}: {list(theory.lattice)}; use "haar"'
+        if theory is not None and theory.kind in self.fits and not theory.has_exact_samples:
+            yield "kind", f'{self.advice}, not for {theory.label}; use "haar"'
 
 
 Prior = Annotated[HaarPrior | NormalPrior | FreePrior | ExactPrior, Field(discriminator="kind")]

@@ -40,6 +40,10 @@ class U1Theory(_Gauge):
     kind: Literal["u1"]
 
     @property
+    def has_exact_samples(self) -> bool:
+        return len(self.lattice) == 2
+
+    @property
     def label(self) -> str:
         return f"U(1), {shape_label(self.lattice)}, beta = {self.beta:g}"
 
@@ -49,6 +53,10 @@ class SUNTheory(_Gauge):
 
     kind: Literal["sun"]
     Nc: Annotated[int, Field(ge=2)]
+
+    @property
+    def has_exact_samples(self) -> bool:
+        return len(self.lattice) == 2 and self.Nc <= 3
 
     @property
     def label(self) -> str:
@@ -64,6 +72,10 @@ class Phi4Theory(Section):
     m2: float | None = None
     kappa: float | None = None
     lam: float
+
+    @property
+    def has_exact_samples(self) -> bool:
+        return self.lam == 0
 
     @property
     def label(self) -> str:

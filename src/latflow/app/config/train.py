@@ -45,15 +45,10 @@ class Train(Section):
             yield "anneal_from", "only the coupling beta of gauge theories can be annealed"
         if self.anneal_from is not None and self.estimator == "forward":
             yield "anneal_from", "the exact samples of the forward estimator are those of the final coupling; leave this out"
-        if self.estimator == "forward" and theory is not None and not _has_samples(theory):
+        if self.estimator == "forward" and theory is not None and not theory.has_exact_samples:
             yield (
                 "estimator",
-                '"forward" trains on exact samples, which exist for U(1) in two dimensions; use "path", "plain" or "score"',
+                '"forward" trains on exact samples, which exist for U(1), SU(2) and SU(3) in two dimensions; use "path", "plain" or "score"',
             )
         if flow is not None and flow.kind == "identity" and self.steps:
             yield "steps", f"the identity flow has nothing to train; set steps = 0 instead of {self.steps}"
-
-
-def _has_samples(theory: Any) -> bool:
-    free = theory.kind == "phi4" and theory.lam == 0
-    return free or (theory.kind == "u1" and len(theory.lattice) == 2)
