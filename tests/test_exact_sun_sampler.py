@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from latflow.exact import TorusSUN, TorusSUNSampler
-from latflow.exact.boltzmann import boltzmann_matrix, boltzmann_su3
+from latflow.exact.boltzmann import boltzmann_matrix, boltzmann_su3, surroundings
 from latflow.exact.sun_2d_sampler import class_density
 from latflow.groups import SUN
 from latflow.lattice import Geometry
@@ -49,7 +49,8 @@ def test_boltzmann_su3(d):
 def test_boltzmann_matrix(Nc, a, b):
     group, n = SUN(Nc), 60000
     C = group.haar(jax.random.key(4), (1,), C128)
-    drawn, log_keep = jax.jit(boltzmann_matrix, static_argnums=(1, 2))(jax.random.key(1), a, b, jnp.tile(C, (1, 1, n)))
+    around = surroundings(a, b, jnp.tile(C, (1, 1, n)))
+    drawn, log_keep = jax.jit(boltzmann_matrix)(jax.random.key(1), around)
     assert np.all(log_keep <= 1e-12)
     drawn = drawn[:, :, np.asarray(jax.random.uniform(jax.random.key(3), (n,)) < jnp.exp(log_keep))]
     haar = group.haar(jax.random.key(2), (400000,), C128)

@@ -58,6 +58,7 @@ THEORIES: dict[type, Callable[[Any, Setting], AbstractAction]] = {
     ct.Phi4Theory: _phi4,
 }
 
+
 def _exact_samples(action: AbstractAction, at: Setting, beta: float | None = None) -> AbstractPrior:
     """The theory of `action`, at another coupling if `beta` is given, as a prior."""
     if isinstance(action, Phi4):

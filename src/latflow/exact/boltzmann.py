@@ -143,18 +143,22 @@ def _multiply_matrix(s: Quaternion, q: Complex[Array, "2 2 ..."]) -> Complex[Arr
     return matrix_product(matrix, jnp.conj(jnp.swapaxes(q, 0, 1)))
 
 
-def boltzmann_matrix(key: PRNGKeyArray, a: float, b: float, C: Matrices) -> tuple[Matrices, Float[Array, "..."]]:
-    """(P, log of the probability with which P may be kept) for the density exp(Re Tr P (a + b C^dagger)), a, b >= 0.
+class Surroundings(NamedTuple):
+    """M = a + b C^dagger in the form in which `boltzmann_matrix` draws: `strength` and, for SU(2), the quaternion `frame`; for
+    SU(3) the phases and the excess of the eigenvalues over the strength as well, and the eigenvectors as `frame`. All arrays
+    end with the axes of C beyond its colours."""
 
-    For SU(2) the probability is 1. For SU(3) P = V Q diag(exp(i phi)) V^dagger is drawn as if all eigenvalues d of |a +
-    b C^dagger| were
-    equal to a common one; what is left of the weight, at most one, is returned. An SU(3) matrix |M|^-1 M need not exist
-    where an eigenvalue of C is near -1, then the smallest d keeps a phase and pays for it in the probability.
-    """
+    strength: Float[Array, "..."]
+    frame: Matrices
+    phases: Float[Array, "3 ..."] | None = None
+    excess: Complex[Array, "3 ..."] | None = None
+
+
+def surroundings(a: float, b: float, C: Matrices) -> Surroundings:
+    """Of the density exp(Re Tr P (a + b C^dagger)) for matrices C in SU(2) or SU(3) and a, b >= 0."""
     if C.shape[0] == 2:
         unit = jnp.eye(2, dtype=C.dtype).reshape(2, 2, *[1] * (C.ndim - 2))
-        k, q = quaternion_part(a * unit + b * jnp.conj(jnp.swapaxes(C, 0, 1)))
-        return _multiply_matrix(boltzmann_quaternion(key, 2 * k), q), jnp.zeros_like(k)
+        return Surroundings(*quaternion_part(a * unit + b * jnp.conj(jnp.swapaxes(C, 0, 1))))
     angles, V = spectrum(C)
     m = a + b * jax.lax.complex(jnp.cos(angles), -jnp.sin(angles))
     d, phi = jnp.abs(m), -jnp.angle(m)
@@ -162,12 +166,23 @@ def boltzmann_matrix(key: PRNGKeyArray, a: float, b: float, C: Matrices) -> tupl
     smallest = d == d.min(0, keepdims=True)
     smallest = jnp.stack([smallest[0], smallest[1] & ~smallest[0], ~(smallest[0] | smallest[1])])
     left = jnp.where(smallest, total[None], 0)
-    phi = phi - left
     kept = d * jax.lax.complex(jnp.cos(left), -jnp.sin(left))
     common = jnp.maximum(kept.real.min(0), 0)
-    excess = kept - common[None]
-    Q = boltzmann_su3(key, common)
+    return Surroundings(common, V, phi - left, kept - common[None])
+
+
+def boltzmann_matrix(key: PRNGKeyArray, around: Surroundings) -> tuple[Matrices, Float[Array, "..."]]:
+    """(P, log of the probability with which P may be kept) for the density of these `surroundings`.
+
+    For SU(2) the probability is 1. For SU(3) P = V Q diag(exp(i phi)) V^dagger is drawn as if all eigenvalues d of |M| were
+    equal to a common one; what is left of the weight, at most one, is returned. An SU(3) matrix |M|^-1 M need not exist
+    where an eigenvalue of C is near -1, then the smallest d keeps a phase and pays for it in the probability.
+    """
+    if around.phases is None or around.excess is None:
+        k, q = around.strength, around.frame
+        return _multiply_matrix(boltzmann_quaternion(key, 2 * k), q), jnp.zeros_like(k)
+    Q, V = boltzmann_su3(key, around.strength), around.frame
     diagonal = jnp.stack([Q[i, i] for i in range(3)])
-    log_keep = ((excess * diagonal).real - jnp.abs(excess)).sum(0)
-    turned = Q * jax.lax.complex(jnp.cos(phi), jnp.sin(phi))[None]
+    log_keep = ((around.excess * diagonal).real - jnp.abs(around.excess)).sum(0)
+    turned = Q * jax.lax.complex(jnp.cos(around.phases), jnp.sin(around.phases))[None]
     return matrix_product(V, matrix_product(turned, jnp.conj(jnp.swapaxes(V, 0, 1)))), log_keep

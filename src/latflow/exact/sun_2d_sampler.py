@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
-from jaxtyping import Array, Bool, Complex, Float, PRNGKeyArray
+from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
-from latflow.exact.boltzmann import boltzmann_matrix
+from latflow.exact.boltzmann import Surroundings, boltzmann_matrix, surroundings
+from latflow.exact.rejection import rejection
 from latflow.exact.sun_2d import TorusSUN, character_series
 from latflow.exact.von_mises import working_dtype
 from latflow.groups import SUN
@@ -43,7 +44,8 @@ class TorusSUNSampler(eqx.Module):
       exponential itself), so H is drawn from exp(Re Tr H (g_m + g_{n-m} C^dagger)) by `boltzmann_matrix` and accepted
       with the ratio.
 
-    `acceptance` reports how often. A uniform gauge transformation ends the draw. Everything is computed in double precision
+    `acceptance` reports how often. Under `vmap` the attempts of all draws share one pool (see `rejection`), so a draw depends on
+    the keys of all. A uniform gauge transformation ends the draw. Everything is computed in double precision
     (where JAX has it), rounded to `dtype` at the end.
 
     Raises ValueError unless the lattice is two-dimensional, Nc is 2 or 3, and beta is finite and >= 0.
@@ -63,7 +65,7 @@ class TorusSUNSampler(eqx.Module):
         self.dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(dtype, jnp.complex64))
 
     def sample(self, key: PRNGKeyArray) -> Links:
-        """One configuration, shape (Nc, Nc, 2, L0, L1), independent of every other key's."""
+        """One configuration, shape (Nc, Nc, 2, L0, L1), independent of all others."""
         return self._draw(key)[0]
 
     def log_density(self, links: Links) -> Float[Array, ""]:
@@ -152,18 +154,16 @@ class TorusSUNSampler(eqx.Module):
             total = jnp.asarray(size, jnp.int32)
             return group.haar(key, (size,), C.dtype), total, total
 
-        def again(state: _Attempts) -> _Attempts:
-            next_key, draw, choice = jax.random.split(state.key, 3)
-            H, log_keep = boltzmann_matrix(draw, K_m.slope, K_n.slope, C)
+        def attempt(key: PRNGKeyArray, given: tuple[Surroundings, Matrices]):
+            around, C = given
+            draw, choice = jax.random.split(key)
+            H, log_keep = boltzmann_matrix(draw, around)
             rest = group.multiply(group.adjoint(H), C)
             ratio = jnp.exp(log_keep) * K_m.below_envelope(H) * K_n.below_envelope(rest)
-            good = jax.random.uniform(choice, ratio.shape, ratio.dtype) < ratio
-            kept = jnp.where(state.accepted[None, None], state.H, H)
-            return _Attempts(next_key, kept, state.accepted | good, state.tried + jnp.sum(~state.accepted, dtype=jnp.int32))
+            return H, jax.random.uniform(choice, ratio.shape, ratio.dtype) < ratio
 
-        start = _Attempts(key, jnp.zeros_like(C), jnp.zeros((size,), bool), jnp.zeros((), jnp.int32))
-        end = jax.lax.while_loop(lambda state: ~jnp.all(state.accepted), again, start)
-        return end.H, jnp.asarray(size, jnp.int32), end.tried
+        H, attempts = rejection(attempt, key, (surroundings(K_m.slope, K_n.slope, C), C), jnp.zeros_like(C))
+        return H, jnp.asarray(size, jnp.int32), jnp.sum(attempts, dtype=jnp.int32)
 
     def _links(self, key: PRNGKeyArray, segments: Matrices, h: Matrices, B: Matrices) -> Links:
         """Links from the V plaquettes in order: columns one after the other, each from its last time slice to its first.
@@ -192,13 +192,6 @@ class TorusSUNSampler(eqx.Module):
             for axis, u in ((2, u0), (3, jnp.moveaxis(u1, 0, 2)))
         ]
         return jnp.stack(links, axis=2)
-
-
-class _Attempts(NamedTuple):
-    key: PRNGKeyArray
-    H: Matrices
-    accepted: Bool[Array, " segments"]
-    tried: Array
 
 
 @dataclasses.dataclass(frozen=True)
