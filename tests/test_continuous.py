@@ -12,7 +12,7 @@ from contracts import gauge_transform
 from latflow.actions import WilsonGauge
 from latflow.errors import LatflowError
 from latflow.exact import exact_values
-from latflow.flows import Chain, Identity, Scan, U1ContinuousFlow, U1LoopTerms, needs_audit, refined
+from latflow.flows import Chain, ContinuousFlow, Identity, Scan, U1LoopTerms, needs_audit, refined
 from latflow.groups import U1
 from latflow.lattice import Geometry
 from latflow.models import FlowModel, HaarPrior
@@ -22,9 +22,9 @@ from latflow.statistics import ess_with_error, log_z
 F64 = jnp.float64
 
 
-def flow(shape: tuple[int, ...], steps: int, strength: float = 0.08, seed: int = 3) -> U1ContinuousFlow:
+def flow(shape: tuple[int, ...], steps: int, strength: float = 0.08, seed: int = 3) -> ContinuousFlow:
     """Generic coefficients, all loops and time modes at work."""
-    bijection = U1ContinuousFlow(U1LoopTerms(Geometry(shape)), steps=steps, modes=3, dtype=F64)
+    bijection = ContinuousFlow(U1LoopTerms(Geometry(shape)), steps=steps, modes=3, dtype=F64)
     noise = strength * jax.random.normal(jax.random.key(seed), bijection.coefficients.shape, F64)
     return eqx.tree_at(lambda f: f.coefficients, bijection, noise)
 
@@ -83,7 +83,7 @@ def test_density_is_the_jacobian_to_fifth_order_and_the_audit_sees_the_error():
 
 
 def test_untrained_flow_is_the_identity():
-    f = U1ContinuousFlow(U1LoopTerms(Geometry((3, 4))), steps=2, dtype=F64)
+    f = ContinuousFlow(U1LoopTerms(Geometry((3, 4))), steps=2, dtype=F64)
     y, log_det = f.forward_and_log_det(angles((3, 4)))
     np.testing.assert_array_equal(y, angles((3, 4)))
     assert log_det == 0

@@ -20,8 +20,9 @@ from latflow.errors import LatflowError
 from latflow.exact import FreeField, TorusSUNSampler, TorusU1Sampler
 from latflow.flows import (
     AbstractBijection,
+    ContinuousFlow,
     Identity,
-    U1ContinuousFlow,
+    SUNLoopTerms,
     U1LoopTerms,
     scalar_coupling_flow,
     sun_coupling_flow,
@@ -131,12 +132,19 @@ def _scalar_coupling(flow: cf.ScalarCouplingFlow, at: Setting, key: PRNGKeyArray
     )
 
 
+def _loop_terms(flow: cf.ContinuousFlow, at: Setting) -> U1LoopTerms | SUNLoopTerms:
+    theory = at.config.theory
+    return (
+        SUNLoopTerms(at.geometry, SUN(theory.Nc), flow.loops) if isinstance(theory, ct.SUNTheory) else U1LoopTerms(at.geometry)
+    )
+
+
 FLOWS: dict[type, Callable[[Any, Setting, PRNGKeyArray], AbstractBijection]] = {
     cf.IdentityFlow: lambda flow, at, key: Identity(),
     cf.U1CouplingFlow: _u1_coupling,
     cf.SUNCouplingFlow: _sun_coupling,
-    cf.ContinuousFlow: lambda flow, at, key: U1ContinuousFlow(
-        U1LoopTerms(at.geometry), steps=flow.steps, modes=flow.modes, dtype=at.real_dtype
+    cf.ContinuousFlow: lambda flow, at, key: ContinuousFlow(
+        _loop_terms(flow, at), steps=flow.steps, modes=flow.modes, dtype=at.real_dtype
     ),
     cf.ScalarCouplingFlow: _scalar_coupling,
 }

@@ -44,8 +44,8 @@ class TorusSUNSampler(eqx.Module):
       exponential itself), so H is drawn from exp(Re Tr H (g_m + g_{n-m} C^dagger)) by `boltzmann_matrix` and accepted
       with the ratio.
 
-    `acceptance` reports how often. Under `vmap` the attempts of all draws share one pool (see `rejection`), so a draw depends on
-    the keys of all. A uniform gauge transformation ends the draw. Everything is computed in double precision
+    `acceptance` reports how often. Under `vmap` the attempts of all draws share one pool (see `rejection`), so a draw
+    depends on the keys of all. A uniform gauge transformation ends the draw. Everything is computed in double precision
     (where JAX has it), rounded to `dtype` at the end.
 
     Raises ValueError unless the lattice is two-dimensional, Nc is 2 or 3, and beta is finite and >= 0.

@@ -2,9 +2,9 @@
 
 from latflow.flows.base import AbstractBijection
 from latflow.flows.compose import Chain, Identity, Inverse, Scan
-from latflow.flows.continuous import U1ContinuousFlow, needs_audit, refined
+from latflow.flows.continuous import ContinuousFlow, needs_audit, refined
 from latflow.flows.gauge_coupling import U1Coupling
-from latflow.flows.loop_terms import U1LoopTerms
+from latflow.flows.loop_terms import SUNLoopTerms, U1LoopTerms
 from latflow.flows.residual_coupling import ResidualCoupling
 from latflow.flows.scalar_coupling import ScalarCoupling, scalar_coupling_flow
 from latflow.flows.spectral_coupling import SpectralCoupling
@@ -20,8 +20,9 @@ __all__ = [
     "Scan",
     "ScalarCoupling",
     "SpectralCoupling",
-    "U1ContinuousFlow",
+    "ContinuousFlow",
     "U1Coupling",
+    "SUNLoopTerms",
     "U1LoopTerms",
     "needs_audit",
     "refined",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -45,9 +46,12 @@ class _AbstractAbelian(AbstractGroup):
         return x
 
     def gradient(
-        self, function: Callable[[Array], Array], field: Float[Array, "..."]
-    ) -> tuple[Float[Array, ""], Float[Array, "..."]]:
-        return jax.value_and_grad(function)(field)
+        self, function: Callable[[Array], Any], field: Float[Array, "..."], has_aux: bool = False
+    ) -> tuple[Any, Float[Array, "..."]]:
+        return jax.value_and_grad(function, has_aux=has_aux)(field)
+
+    def bracket(self, x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.zeros_like(y)
 
     def coordinates(self, x: Float[Array, "..."]) -> Float[Array, "1 ..."]:
         return x[None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray
@@ -81,8 +82,13 @@ class AbstractGroup(eqx.Module):
         """exp(i X)."""
 
     @abc.abstractmethod
-    def gradient(self, function: Callable[[Element], Float[Array, ""]], field: Element) -> tuple[Float[Array, ""], Algebra]:
-        """(f(U), G) with d/d eps f(exp(i eps X) U) at 0 = <G, X> for every X."""
+    def gradient(self, function: Callable[[Element], Any], field: Element, has_aux: bool = False) -> tuple[Any, Algebra]:
+        """(f(U), G) with d/d eps f(exp(i eps X) U) at 0 = <G, X> for every X; ((f(U), more), G) for a function that returns
+        more."""
+
+    @abc.abstractmethod
+    def bracket(self, x: Algebra, y: Algebra) -> Algebra:
+        """i [X, Y], the algebra element ad_{iX} Y."""
 
     @abc.abstractmethod
     def coordinates(self, x: Algebra) -> Float[Array, "..."]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -88,10 +89,14 @@ class SUN(AbstractGroup):
     def exp(self, x: Matrices) -> Matrices:
         return exp_hermitian(x)
 
-    def gradient(self, function: Callable[[Array], Array], field: Matrices) -> tuple[Float[Array, ""], Matrices]:
+    def gradient(self, function: Callable[[Array], Any], field: Matrices, has_aux: bool = False) -> tuple[Any, Matrices]:
         # JAX returns g with df = Re sum g_ij dU_ij = Re Tr(g^T dU), and dU = i eps X U
-        value, g = jax.value_and_grad(function)(field)
+        value, g = jax.value_and_grad(function, has_aux=has_aux)(field)
         return value, self.trace_gradient(self.multiply(field, jnp.swapaxes(g, 0, 1)))
+
+    def bracket(self, x: Matrices, y: Matrices) -> Matrices:
+        product = 1j * self.multiply(x, y)
+        return product + self.adjoint(product)
 
     def coordinates(self, x: Matrices) -> Float[Array, "dimension ..."]:
         t = self.generators()
