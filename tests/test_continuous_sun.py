@@ -31,7 +31,7 @@ def links(group: SUN, shape: tuple[int, ...], seed: int = 1):
     return group.haar(jax.random.key(seed), (len(shape), *shape), C128)
 
 
-@pytest.mark.parametrize(("Nc", "shape"), [(2, (3, 4)), (3, (3, 3)), (4, (3, 3)), (3, (3, 3, 3))])
+@pytest.mark.parametrize(("Nc", "shape"), [(2, (3, 4)), (3, (3, 3)), (4, (3, 3)), (2, (3, 3, 3))])
 def test_every_term_is_an_eigenfunction_of_the_laplacian(Nc, shape):
     group, terms = SUN(Nc), SUNLoopTerms(Geometry(shape), SUN(Nc))
     U = links(group, shape)
@@ -45,8 +45,6 @@ def test_every_term_is_an_eigenfunction_of_the_laplacian(Nc, shape):
     def curvature(direction):
         return jax.jvp(lambda y: jax.jvp(values, (y,), (direction,))[1], (zero,), (direction,))[1]
 
-    # the lattice average of random directions would be noisy: every coordinate of two links of each direction, which by
-    # translation stand for all, would miss products; so all of them
     basis = jnp.eye(n, dtype=F64).reshape(n, *zero.shape)
     laplacian = jax.jit(lambda b: jax.lax.map(curvature, b, batch_size=64).sum(0))(basis)
     np.testing.assert_allclose(laplacian, -terms.eigenvalues * terms(U), rtol=1e-9, atol=1e-8)
@@ -73,9 +71,8 @@ def test_terms_count_their_loops_on_cold_links():
     )
 
 
-@pytest.mark.parametrize("Nc", [2, 3])
-def test_density_is_the_jacobian_to_fifth_order_and_the_audit_sees_the_error(Nc):
-    group, shape = SUN(Nc), (3, 3)
+def test_density_is_the_jacobian_to_fifth_order_and_the_audit_sees_the_error():
+    group, shape = SUN(3), (3, 3)
     U = links(group, shape)
     zero = jnp.zeros((group.dimension, *U.shape[2:]), F64)
     errors, audits = [], []
@@ -100,8 +97,8 @@ def test_density_is_the_jacobian_to_fifth_order_and_the_audit_sees_the_error(Nc)
 
 
 def test_gauge_and_translation_equivariance_and_unitarity():
-    group, shape = SUN(3), (3, 4, 3)
-    f, U = flow(group, shape, 3), links(group, shape)
+    group, shape = SUN(2), (3, 4, 3)
+    f, U = flow(group, shape, 2), links(group, shape)
     run = eqx.filter_jit(f.forward_and_log_det)
     V, log_det = run(U)
     assert float(group.reunitarise(V)[1]) < 1e-13

@@ -133,10 +133,9 @@ def _scalar_coupling(flow: cf.ScalarCouplingFlow, at: Setting, key: PRNGKeyArray
 
 
 def _loop_terms(flow: cf.ContinuousFlow, at: Setting) -> U1LoopTerms | SUNLoopTerms:
-    theory = at.config.theory
-    return (
-        SUNLoopTerms(at.geometry, SUN(theory.Nc), flow.loops) if isinstance(theory, ct.SUNTheory) else U1LoopTerms(at.geometry)
-    )
+    if isinstance(theory := at.config.theory, ct.SUNTheory):
+        return SUNLoopTerms(at.geometry, SUN(theory.Nc), flow.loops)
+    return U1LoopTerms(at.geometry)
 
 
 FLOWS: dict[type, Callable[[Any, Setting, PRNGKeyArray], AbstractBijection]] = {
