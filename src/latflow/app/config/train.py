@@ -48,8 +48,8 @@ class Train(Section):
         if self.estimator == "forward" and theory is not None and not theory.has_exact_samples:
             yield (
                 "estimator",
-                '"forward" trains on exact samples, which exist for U(1), SU(2) and SU(3) in two dimensions; use "path", "plain" or '
-                '"score"',
+                '"forward" trains on exact samples, which exist for U(1), SU(2) and SU(3) in two dimensions; '
+                'use "path", "plain" or "score"',
             )
         if flow is not None and flow.kind == "identity" and self.steps:
             yield "steps", f"the identity flow has nothing to train; set steps = 0 instead of {self.steps}"
