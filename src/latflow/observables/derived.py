@@ -73,6 +73,10 @@ def derived(quantities: Mapping[str, Any], geometry: Geometry) -> dict[str, Any]
         result["susceptibility"] = derived_observable(
             lambda m, m2: susceptibility(m, m2, V), [q["magnetisation"], q["magnetisation2"]]
         )
+    if {"polyakov_abs", "polyakov2"} <= q.keys():
+        result["polyakov_susceptibility"] = derived_observable(
+            lambda m, m2: susceptibility(m, m2, V // L0), [q["polyakov_abs"], q["polyakov2"]]
+        )
     if {"magnetisation2", "magnetisation4"} <= q.keys():
         result["binder_cumulant"] = derived_observable(binder_cumulant, [q["magnetisation2"], q["magnetisation4"]])
     if {"magnetisation", "two_point"} <= q.keys():

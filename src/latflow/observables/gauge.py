@@ -36,6 +36,10 @@ def mean_polyakov_loop(group: AbstractGroup, geometry: Geometry, links: Links) -
     return jnp.mean(trace) / group.Nc
 
 
+def _squared(z: Complex[Array, ""]) -> Float[Array, ""]:
+    return z.real**2 + z.imag**2
+
+
 def topological_charge(group: AbstractGroup, geometry: Geometry, links: Links) -> Float[Array, ""]:
     """Q = (1/2 pi) sum_x arg P(x) of a U(1) field on a two-dimensional torus, exactly an integer at any precision.
 
@@ -83,6 +87,13 @@ GAUGE_OBSERVABLES = (
         gauge,
         _GAUGE,
         lambda group, geometry, links: jnp.abs(mean_polyakov_loop(group, geometry, links)),
+    ),
+    Observable(
+        "polyakov2",
+        "squared modulus of the spatially averaged Polyakov loop",
+        gauge,
+        _GAUGE,
+        lambda group, geometry, links: _squared(mean_polyakov_loop(group, geometry, links)),
     ),
     Observable("q", "topological charge", _abelian_2d, _CHARGE, topological_charge),
     Observable(

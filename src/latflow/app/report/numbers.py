@@ -17,6 +17,8 @@ _LABELS = {
     "creutz_ratio": "Creutz ratio",
     "polyakov": "Re Polyakov loop",
     "polyakov_abs": "|Polyakov loop|",
+    "polyakov2": "|Polyakov loop|²",
+    "polyakov_susceptibility": "Polyakov susceptibility",
     "q": "topological charge Q",
     "q2": "⟨Q²⟩",
     "chi_top": "χ_top = ⟨Q²⟩/V",
