@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,18 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 
     Raises FileError (DiskFullError); the old file is then untouched.
     """
+    write_pieces(path, [data])
+
+
+def write_pieces(path: Path | str, pieces: Iterable[bytes | memoryview]) -> None:
+    """`write_bytes` of all pieces, one after the other."""
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     with explained(path, "write"):
         try:
             with partial.open("wb") as stream:
-                stream.write(data)
+                for data in pieces:
+                    stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
             partial.replace(path)

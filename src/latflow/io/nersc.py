@@ -17,17 +17,16 @@ from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Complex
 
 from latflow.errors import FileError
 from latflow.groups import SUN
 from latflow.io.atomic import write_bytes
 from latflow.io.errors import explained
+from latflow.io.link_order import Links, from_links, require_unitary, to_links
 from latflow.lattice import Geometry
 from latflow.loops import plaquette
 
 T = TypeVar("T")
-Links = Complex[np.ndarray, "3 3 4 T X Y Z"]
 
 _BEGIN, _END = b"BEGIN_HEADER\n", b"END_HEADER\n"
 _LONGEST_HEADER = 1 << 16
@@ -35,7 +34,6 @@ _ROWS = {"4D_SU3_GAUGE": 2, "4D_SU3_GAUGE_3x3": 3, "4D_SU3_GAUGE_3X3": 3}
 # without a suffix the archive means big-endian, but not every code followed; the checksum decides
 _FLOATS = {"IEEE32BIG": ">f4", "IEEE32LITTLE": "<f4", "IEEE64BIG": ">f8", "IEEE64LITTLE": "<f8"}
 _FLOATS |= {"IEEE32": ">f4", "IEEE64": ">f8"}
-_RE_UNITARISE = "read it with reunitarise=True if you trust it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +77,10 @@ def read_nersc(path: Path | str, *, reunitarise: bool = False) -> NerscConfigura
         data = data.view(floats.newbyteorder())
     if (found := _checksum(data)) != expected:
         raise FileError(f"{path} has checksum {found:x}, its header says {expected:x}", "it is damaged: fetch it again")
-    links = _to_links(data, rows, extents)
+    links = to_links(data, rows, extents)
     _require_claims(path, header, links)
     if not reunitarise:
-        _require_unitary(path, links)
+        require_unitary(path, links)
     else:
         links = np.asarray(SUN(3).reunitarise(jnp.asarray(links))[0])
     return NerscConfiguration(links, header, data.dtype.newbyteorder("<") == data.dtype)
@@ -130,9 +128,9 @@ def write_nersc(
     if extents != links.shape[3:]:
         raise ValueError(f"the header is of the lattice {extents}, the links are of {links.shape[3:]}")
     floats = np.dtype(_choice(path, lines, "FLOATING_POINT", _FLOATS)).newbyteorder("<" if little_endian else ">")
-    data = _from_links(links, rows, floats)
+    data = from_links(links, rows, floats)
     if _checksum(data) != int(lines["CHECKSUM"], 16):
-        _require_unitary(path, links)
+        require_unitary(path, links)
         trace, mean = _claims(links)
         lines |= {"CHECKSUM": f"{_checksum(data):x}", "LINK_TRACE": f"{trace:.10g}", "PLAQUETTE": f"{mean:.10g}"}
     text = "".join(f"{key} = {value}\n" for key, value in lines.items()).encode("latin-1")
@@ -195,23 +193,6 @@ def _checksum(data: np.ndarray) -> int:
     return int(words.sum(dtype=np.uint64)) & 0xFFFFFFFF
 
 
-def _to_links(data: np.ndarray, rows: int, extents: tuple[int, ...]) -> Links:
-    t, x, y, z = extents
-    native = data.astype(data.dtype.newbyteorder("="), copy=False)
-    u = native.view(np.result_type(native.dtype, np.complex64)).reshape(t, z, y, x, 4, rows, 3)
-    out = np.empty((3, 3, 4, t, x, y, z), u.dtype)
-    out[:rows] = u.transpose(5, 6, 4, 0, 3, 2, 1)[:, :, [3, 0, 1, 2]]
-    if rows == 2:
-        out[2] = np.conj(np.cross(out[0], out[1], axis=0))
-    return out
-
-
-def _from_links(links: Links, rows: int, floats: np.dtype) -> np.ndarray:
-    u = links[:rows, :, [1, 2, 3, 0]].transpose(3, 6, 5, 4, 2, 0, 1)
-    complex_type = np.complex64 if floats.itemsize == 4 else np.complex128
-    return np.ascontiguousarray(u, complex_type).view(floats.newbyteorder("=")).astype(floats).reshape(-1)
-
-
 def _claims(links: Links) -> tuple[float, float]:
     """(link trace, mean plaquette), both divided by 3."""
     geometry, group, u = Geometry(links.shape[3:]), SUN(3), jnp.asarray(links)
@@ -228,12 +209,3 @@ def _require_claims(path: Path, header: Mapping[str, str], links: Links) -> None
         rounding = 1e-5 if links.dtype == np.complex64 else 1e-6  # JAX may be set to single precision
         if not abs(found - claimed) <= resolution + rounding:
             raise FileError(f"{path} has {key} {found:.10g}, its header says {claimed:.10g}", "it is damaged: fetch it again")
-
-
-def _require_unitary(path: Path, links: Links) -> None:
-    limit = 1e-6 if links.dtype == np.complex64 else 1e-12
-    excess = np.abs(np.einsum("ki...,kj...->ij...", links.conj(), links) - np.eye(3).reshape(3, 3, *[1] * 5)).max()
-    determinant = np.einsum("i...,i...->...", links[0], np.cross(links[1], links[2], axis=0))
-    worst = max(float(excess), float(np.abs(determinant - 1).max()))
-    if not worst <= limit:
-        raise FileError(f"{path} has links that are {worst:.1e} away from SU(3), more than {limit:g}", _RE_UNITARISE)
