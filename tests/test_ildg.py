@@ -39,8 +39,8 @@ def by_hand(links, bits: int, checksum: bool = True) -> bytes:
                         suma, sumb = (suma ^ turned, sumb) if modulus == 29 else (suma, sumb ^ turned)
                     data, rank = data + site, rank + 1
     form = (
-        f'<?xml version="1.0"?>\n<ildgFormat xmlns="http://www.lqcd.org/ildg">\n<version> 1.0 </version>\n<field>su3gauge</field>'
-        f"<precision>{bits}</precision><lx>{X}</lx><ly>{Y}</ly>\n<lz>{Z}</lz><lt>{T}</lt></ildgFormat>\n"
+        '<?xml version="1.0"?>\n<ildgFormat xmlns="http://www.lqcd.org/ildg">\n<version> 1.0 </version>\n'
+        f"<field>su3gauge</field><precision>{bits}</precision><lx>{X}</lx><ly>{Y}</ly>\n<lz>{Z}</lz><lt>{T}</lt></ildgFormat>\n"
     ).encode()
     sums = f"<scidacChecksum><version>1.0</version><suma>{suma:x}</suma><sumb>{sumb:x}</sumb></scidacChecksum>\0".encode()
     parts = [
@@ -91,7 +91,13 @@ def test_a_file_without_checksum_says_so(tmp_path):
 # What no reader can notice: text that others wrote for people, and the version and the namespace of the format record.
 FREE = (b"<scidacFile/>", b"made by hand", b"lfn://nobody/nothing", b'<?xml version="1.0"?>', b"<version> 1.0 </version>")
 FREE += (b'<ildgFormat xmlns="http://www.lqcd.org/ildg">', b"</ildgFormat>\n", b"\n<lz>", b"\n<field>", b"<scidacChecksum>")
-FREE += (b"<version>1.0</version>", b"</scidacChecksum>\0", b"scidac-private-file-xml", b"scidac-file-xml", b"ildg-data-lfn")
+FREE += (
+    b"<version>1.0</version>",
+    b"</scidacChecksum>\0",
+    b"scidac-private-file-xml\0",
+    b"scidac-file-xml\0",
+    b"ildg-data-lfn\0",
+)
 
 
 def test_every_flipped_bit_is_noticed(tmp_path):
@@ -99,6 +105,9 @@ def test_every_flipped_bit_is_noticed(tmp_path):
     links = random_links()[..., :2, :1, :2, :2]
     content = by_hand(links, 64)
     free = {i for text in FREE for i in range(content.index(text), content.index(text) + len(text))}
+    # a text record may count some of its fill bytes as text
+    texts = (b"scidac-private-file-xml", b"scidac-file-xml", b"ildg-format", b"scidac-checksum", b"ildg-data-lfn")
+    free |= {content.index(kind) - 1 for kind in texts}
     start = content.index(b"ildg-binary-data") + 128
     data = range(start, start + links.size * 16)
     rng = np.random.default_rng(0)
@@ -131,7 +140,7 @@ def test_truncated_files_are_refused(tmp_path, cut):
         (b"su3gauge", b"su2gauge", "field 'su2gauge'"),
         (b"<precision>64", b"<precision>46", "precision = '46'"),
         (b"<suma>", b"<suna>", "scidac-checksum"),
-        (b"<version>1.0</version><suma>", b"<sumb>0</sumb><!---->..<suma>", "not the XML"),
+        (b"<version>1.0</version><suma>", b"<version>1.0</varsion><suma>", "not valid XML"),
         (b"ildg-format", b"ildg-fornat", "0 records ildg-format"),
         (b"scidac-file-xml", b"ildg-format\0\0\0\0", "2 records ildg-format"),
     ],

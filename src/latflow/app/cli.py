@@ -37,7 +37,6 @@ def _complete_setting(incomplete: str) -> list[str]:
 Target = Annotated[
     str, typer.Argument(metavar="RECIPE|FILE.toml|RUN_DIR", help="What to run.", autocompletion=_complete_target)
 ]
-RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory.")]
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe.", autocompletion=_complete_target)]
 Settings = Annotated[
     list[str] | None,
@@ -55,6 +54,7 @@ Fresh = Annotated[
 ]
 Device = Annotated[str | None, typer.Option("--device", metavar="cpu|gpu", help="Where to compute.")]
 Precision = Annotated[str | None, typer.Option("--precision", metavar="single|double", help="Precision of the fields.")]
+Reunitarise = Annotated[bool, typer.Option("--reunitarise", help="Accept links off SU(3) and pull them back.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -140,7 +140,6 @@ for _name, _summary in {
     "run": "Train a flow (or resume), draw an exact ensemble, measure, run the baseline, compare, write the report.",
     "train": "Train the flow only.",
     "sample": "Draw proposals from the trained flow and run the exact Metropolis chain.",
-    "measure": "Estimate observables with errors from the ensemble.",
     "compare": "Run the baseline sampler and compare flow, reweighting, baseline and exact results.",
     "report": "Write report.html from what the run directory holds.",
 }.items():
@@ -183,14 +182,94 @@ def show(recipe: Recipe, as_json: Json = False, debug: Debug = False) -> None:
 
 
 @app.command()
-def inspect(run_dir: RunDir, as_json: Json = False, debug: Debug = False) -> None:
-    """Describe a run directory: configuration, progress, model, files."""
+def measure(
+    targets: Annotated[
+        list[str],
+        typer.Argument(metavar="RECIPE|FILE.toml|RUN_DIR|FILE...", help="A run, or configuration files in order."),
+    ],
+    settings: Settings = None,
+    out: Out = None,
+    fresh: Fresh = False,
+    device: Device = None,
+    observables: Annotated[
+        list[str] | None, typer.Option("--observable", help="For files: what to measure [default: all]. Repeatable.")
+    ] = None,
+    reunitarise: Reunitarise = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Estimate observables with errors, from the ensemble of a run or from configuration files of any code."""
+
+    def action(output: Any) -> int | None:
+        from latflow.app import configurations
+        from latflow.errors import LatflowError
+
+        if not any(configurations.is_file_of_links(target) for target in targets):
+            if len(targets) > 1:
+                raise LatflowError(f"{targets[0]} is not a configuration file", "give one run, or only configuration files")
+            from latflow.app.session import execute
+
+            overrides = [*(settings or ()), *([] if device is None else [f"device={device}"])]
+            return execute("measure", targets[0], overrides, out, fresh, output)
+        from latflow.app.device import configure
+        from latflow.app.progress import Progress
+
+        configure(device or "auto")
+        configurations.double_precision()
+        with Progress("measure", len(targets), 0, (), output.quiet) as progress:
+            document = configurations.measure(
+                [Path(target) for target in targets], observables, reunitarise, lambda done, _: progress.update(done)
+            )
+        output.emit(document) if output.as_json else output.text(configurations.render_measurements(document))
+        return None
+
+    _guarded(action, as_json, quiet, debug)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A configuration, NERSC or ILDG.")],
+    destination: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write it; .lime, .ildg, .nersc name a format.")],
+    format: Annotated[str | None, typer.Option("--format", metavar="nersc|ildg", help="Format of OUT.")] = None,
+    precision: Precision = None,
+    rows: Annotated[int | None, typer.Option("--rows", metavar="2|3", help="Rows of every matrix, for NERSC.")] = None,
+    reunitarise: Reunitarise = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Convert a gauge configuration between formats and precisions; checked while read, written whole or not at all."""
 
     def action(output: Any) -> None:
-        from latflow.app.inspection import describe, render
+        from latflow.app import configurations
 
-        description = describe(run_dir)
-        output.emit(description) if output.as_json else output.text(render(description))
+        configurations.double_precision()
+        done = configurations.convert(source, destination, format, precision, rows, reunitarise, force)
+        text = f"{done['to']}: {done['format'].upper()}, {'x'.join(map(str, done['lattice']))}"
+        output.emit(done) if output.as_json else output.text(text)
+
+    _guarded(action, as_json, False, debug)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="RUN_DIR|FILE", help="A run directory or a configuration file.")],
+    reunitarise: Reunitarise = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Describe a run directory (configuration, progress, model, files) or a configuration file, verified."""
+
+    def action(output: Any) -> None:
+        from latflow.app import configurations, inspection
+
+        if configurations.is_file_of_links(path):
+            configurations.double_precision()
+            description, text = configurations.describe(path, reunitarise), configurations.render
+        else:
+            description, text = inspection.describe(path), inspection.render
+        output.emit(description) if output.as_json else output.text(text(description))
 
     _guarded(action, as_json, False, debug)
 

@@ -77,6 +77,8 @@ def read_ildg(path: Path | str, *, reunitarise: bool = False) -> IldgConfigurati
                 f"{path} has checksums {found[0]:x} and {found[1]:x}, it states {checksum[0]:x} and {checksum[1]:x}",
                 "it is damaged: fetch it again",
             )
+    elif found := [r.kind for r in records if len(r.data) <= _LONGEST_XML and b"<suma>" in bytes(r.data)]:
+        raise FileError(f"{path} has checksums in a record of the type {found[0]}", "its type is damaged: fetch it again")
     links = to_links(np.frombuffer(data, f">f{bits // 8}"), 3, extents)
     if reunitarise:
         links = np.asarray(SUN(3).reunitarise(jnp.asarray(links))[0])
@@ -113,7 +115,7 @@ def write_ildg(path: Path | str, links: np.ndarray, *, like: IldgConfiguration |
         if extents != links.shape[3:]:
             raise ValueError(f"the records are of the lattice {extents}, the links are of {links.shape[3:]}")
     require_unitary(path, links.astype(np.complex64) if bits == 32 else links)
-    data = memoryview(from_links(links, 3, np.dtype(f">f{bits // 8}")).view(np.uint8)).cast("B")
+    data = from_links(links, 3, np.dtype(f">f{bits // 8}")).view(np.uint8).data
     sums = scidac_checksum(data, int(np.prod(links.shape[3:])))
     for i, record in enumerate(records):
         if record.kind == _DATA:
@@ -123,7 +125,7 @@ def write_ildg(path: Path | str, links: np.ndarray, *, like: IldgConfiguration |
     write_pieces(path, lime.pieces(records))
 
 
-def scidac_checksum(data: memoryview, sites: int) -> tuple[int, int]:
+def scidac_checksum(data: memoryview | bytes, sites: int) -> tuple[int, int]:
     """(suma, sumb) of the bytes of all links, sites in file order."""
     size = len(data) // sites
     crc32 = zlib.crc32
@@ -155,9 +157,7 @@ def _tags(path: Path | str, record: lime.Record) -> dict[str, str]:
             raise ET.ParseError("document type declarations and long documents are refused")
         root = ET.fromstring(text)
     except (ET.ParseError, ValueError, LookupError) as error:
-        raise FileError(
-            f"the record {record.kind} of {path} is not the XML it should be ({error})", "fetch it again"
-        ) from error
+        raise FileError(f"the record {record.kind} of {path} is not valid XML ({error})", "fetch it again") from error
     out: dict[str, str] = {}
     for child in root:
         tag = child.tag.rpartition("}")[2]

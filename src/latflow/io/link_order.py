@@ -1,7 +1,8 @@
 """SU(3) links between the order of configuration files and ours, and whether they are SU(3).
 
-Files: sites with x fastest and t slowest, at each the directions x, y, z, t, each a matrix by rows. Here: `(3, 3, 4, T, X, Y, Z)`,
-direction 0 is t, in the links as in the lattice axes. Both ways work slice by slice of t, so that a slice stays in the cache.
+Files: sites with x fastest and t slowest, at each the directions x, y, z, t, each a matrix by rows. Here:
+`(3, 3, 4, T, X, Y, Z)`, direction 0 is t, in the links as in the lattice axes. Both ways work slice by slice of t, so that a
+slice stays in the cache.
 """
 
 from __future__ import annotations
