@@ -8,7 +8,7 @@ RECIPES := $(basename $(notdir $(wildcard src/latflow/app/recipes/*.toml)))
 WORKERS ?= 2
 TESTS ?= tests
 
-.PHONY: demo test validate lint format docs lock setup clean
+.PHONY: demo test validate confirm lint format docs lock setup clean
 .DEFAULT_GOAL := demo
 
 demo: setup ## train, sample, measure and compare the example theory, and write its report
@@ -19,6 +19,12 @@ test: setup ## the whole suite
 
 validate: setup ## hours: every recipe as it is shipped, each estimate held against the exact result or the baseline
 	$(BIN)/python benchmarks/validate.py $(RECIPES)
+
+confirm: setup ## files written here, read by latqcdtools in an environment of its own
+	rm -rf .confirm && $(BIN)/python benchmarks/confirm_files.py write .confirm/files
+	$(PYTHON) -m venv .confirm/venv
+	.confirm/venv/bin/python -m pip --disable-pip-version-check --no-input install --quiet latqcdtools==1.3.4
+	.confirm/venv/bin/python benchmarks/confirm_files.py check .confirm/files
 
 lint: setup ## style, types and the import layers
 	$(BIN)/ruff check .
@@ -52,4 +58,4 @@ setup: .venv/.installed
 	@touch $@
 
 clean: ## remove everything that can be made again, except runs
-	rm -rf .venv docs/_build .pytest_cache .ruff_cache .hypothesis .import_linter_cache .jax_cache
+	rm -rf .venv docs/_build .pytest_cache .ruff_cache .hypothesis .import_linter_cache .jax_cache .confirm
