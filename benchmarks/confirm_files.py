@@ -43,7 +43,7 @@ def write(directory: Path) -> None:
 
 def check(directory: Path) -> int:
     """0 if latqcdtools finds the same links everywhere."""
-    from latqcdtools.interfaces.confReader import ILDGReader, NERSCReader
+    from latqcdtools.interfaces.confReader import ILDGReader, NERSCReader  # pyright: ignore[reportMissingImports]
 
     with np.load(directory / "expected.npz", allow_pickle=False) as expected:
         links, plaquette = expected["links"], float(expected["plaquette"])

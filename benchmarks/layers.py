@@ -1,0 +1,96 @@
+"""Speed of the layers for SU(3): forward pass and gradient of one layer, per link that it moves.
+
+    python benchmarks/layers.py [--quick]
+
+prints one table for 8^4 (4^4 with --quick), four configurations, single precision. "eigh" is the spectral layer with the closed
+form of the spectrum replaced by `jnp.linalg.eigh` of the Cayley transform, differentiated by JAX; "spectrum" the two by
+themselves. A continuous step is one step of the fifth-order scheme, six evaluations, and moves every link. Median of three.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from latflow.flows import ContinuousFlow, ResidualCoupling, SpectralCoupling, SUNLoopTerms, spectral_coupling
+from latflow.flows.staple_view import PlaquetteStaples
+from latflow.groups import SUN
+from latflow.groups.spectral import _cayley, recompose, spectrum
+from latflow.lattice import Geometry, diagonal
+
+BATCH = 4
+GROUP = SUN(3)
+
+
+def microseconds(loss: Callable, arguments: tuple, moved: int) -> float:
+    """Of the loss and its gradient by the first argument, per moved link."""
+    run = eqx.filter_jit(eqx.filter_value_and_grad(loss))
+
+    def timed() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(run(*arguments))
+        return time.perf_counter() - start
+
+    timed()
+    return 1e6 * statistics.median(timed() for _ in range(3)) / moved
+
+
+def of_layer(layer, links, moved: int) -> float:
+    """Of a bijection: the sum of log dets and a number that depends on every link."""
+
+    def loss(layer, links):
+        y, log_det = layer.forward_batch(links)
+        return jnp.sum(log_det) + jnp.sum(jnp.real(y) ** 2)
+
+    return microseconds(loss, (layer, links), moved)
+
+
+def of_spectrum(function: Callable, matrices) -> float:
+    """Of a spectral map that turns every eigenvalue a little."""
+
+    def loss(p):
+        theta, v = function(p)
+        return jnp.sum(jnp.real(recompose(v, theta + 0.1 * jnp.sin(theta))) ** 2)
+
+    return microseconds(lambda parts: loss(jax.lax.complex(*parts)), ((matrices.real, matrices.imag),), matrices[0, 0].size)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="4^4 instead of 8^4")
+    L = 4 if parser.parse_args().quick else 8
+    geometry = Geometry((L,) * 4)
+    links = GROUP.haar(jax.random.key(0), (4, *geometry.shape, BATCH), jnp.complex64)
+    view = PlaquetteStaples(diagonal(geometry, 0), GROUP)
+    active = BATCH * geometry.volume // 4
+    everything = BATCH * geometry.volume * 4
+    key = jax.random.key(1)
+    matrices = GROUP.haar(key, (active,), jnp.complex64)
+    print(f"{jax.devices()[0].device_kind}, {L}^4, {BATCH} configurations")
+    print(f"{'layer':<28} {'us per moved link':>18}")
+
+    def row(name: str, value: float) -> float:
+        print(f"{name:<28} {value:>18.2f}", flush=True)
+        return value
+
+    closed = row("spectrum, closed form", of_spectrum(spectrum, matrices))
+    general = row("spectrum, eigh", of_spectrum(_cayley, matrices))
+    print(f"{'  ratio':<28} {general / closed:>18.1f}")
+    ours = row("spectral layer", of_layer(SpectralCoupling(view, key=key, phase=0), links, active))
+    spectral_coupling.spectrum = _cayley
+    reference = row("spectral layer, eigh", of_layer(SpectralCoupling(view, key=key, phase=0), links, active))
+    spectral_coupling.spectrum = spectrum
+    print(f"{'  ratio':<28} {reference / ours:>18.1f}")
+    row("residual layer", of_layer(ResidualCoupling(view, key=key, phase=0), links, active))
+    for name, chosen in (("continuous step, plaquette", ("plaquette",)), ("continuous step, all loops", None)):
+        row(name, of_layer(ContinuousFlow(SUNLoopTerms(geometry, GROUP, chosen), steps=1), links, everything))
+
+
+if __name__ == "__main__":
+    main()
