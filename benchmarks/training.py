@@ -14,9 +14,6 @@ import os
 import time
 from typing import Any
 
-if "xla_cpu_use_fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
-
 import jax
 import numpy as np
 

@@ -30,10 +30,6 @@ def configure(device: str) -> None:
 
     Raises LatflowError if the device does not exist.
     """
-    # XLA's newer CPU fusion code doubles the compile time of these flows without making them faster (docs/performance.md).
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_use_fusion_emitters" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
     import jax
 
     if device == "cpu":
