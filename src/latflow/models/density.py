@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PRNGKeyArray
+from jaxtyping import Array, Float, Inexact, Int, PRNGKeyArray
 
 from latflow.flows.base import AbstractBijection
 from latflow.models.prior import AbstractPrior
@@ -44,9 +44,11 @@ class FlowModel(eqx.Module):
             parameters = eqx.tree_at(lambda m: m.prior, parameters, jax.tree.map(eqx.is_inexact_array, self.prior))
         return eqx.partition(self, parameters)
 
-    def draw(self, key: PRNGKeyArray, size: int, context: Any = None) -> tuple[Field, Float[Array, " batch"]]:
-        """`size` independent configurations, batch axis LAST, and their log q."""
-        z, log_r = jax.vmap(self.prior.sample_and_log_density, out_axes=(-1, 0))(jax.random.split(key, size))
+    def draw(
+        self, key: PRNGKeyArray, size: int, context: Any = None, start: Int[Array, ""] | None = None
+    ) -> tuple[Field, Float[Array, " batch"]]:
+        """`size` configurations, batch axis LAST, and their log q; `start` as for the prior."""
+        z, log_r = self.prior.draw(key, size, start)
         y, log_det = self.bijection.forward_batch(z, context)
         return y, log_r - log_det
 

@@ -9,8 +9,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PRNGKeyArray
+from jaxtyping import Array, Float, Inexact, Int, PRNGKeyArray
 
+from latflow.actions import AbstractAction
 from latflow.exact import FreeField
 from latflow.groups import AbstractGroup
 from latflow.lattice import Geometry
@@ -34,9 +35,22 @@ class AbstractPrior(eqx.Module):
         """Whether the floating-point arrays of the prior are parameters of the model."""
         return False
 
+    @property
+    def limit(self) -> int | None:
+        """How many configurations an ensemble may take from it; None: as many as it likes."""
+        return None
+
     def sample_and_log_density(self, key: PRNGKeyArray) -> tuple[Field, Float[Array, ""]]:
         x = self.sample(key)
         return x, self.log_density(x)
+
+    def draw(self, key: PRNGKeyArray, size: int, start: Int[Array, ""] | None = None) -> tuple[Field, Float[Array, " batch"]]:
+        """`size` configurations, batch axis LAST, and their log densities.
+
+        `start` is the number of configurations drawn before in the same ensemble; only a prior that holds an ensemble of its
+        own, which it then gives in order, cares.
+        """
+        return jax.vmap(self.sample_and_log_density, out_axes=(-1, 0))(jax.random.split(key, size))
 
 
 class HaarPrior(AbstractPrior):
@@ -107,3 +121,38 @@ class FreeFieldPrior(AbstractPrior):
 
     def log_density(self, x: Field) -> Float[Array, ""]:
         return self._theory().log_density(x)
+
+
+class StoredPrior(AbstractPrior):
+    """An ensemble of exp(-action) made by another sampler, mapped configuration by configuration (2401.10874).
+
+    The density is not normalised: log Z of a model with this prior is log(Z / Z_prior). Training draws configurations at
+    random. An ensemble takes each once and in order, so that its series has the autocorrelation of the stored one.
+    """
+
+    configurations: Inexact[Array, "n ..."]
+    action: AbstractAction
+
+    def __check_init__(self):
+        if self.configurations.shape[1:] != self.action.field_shape or not len(self.configurations):
+            raise ValueError(
+                f"the stored ensemble has {len(self.configurations)} configurations of shape "
+                f"{self.configurations.shape[1:]}; the action needs some of shape {self.action.field_shape}"
+            )
+
+    def sample(self, key: PRNGKeyArray) -> Field:
+        return self.configurations[jax.random.randint(key, (), 0, len(self.configurations))]
+
+    def log_density(self, x: Field) -> Float[Array, ""]:
+        return -self.action(x)
+
+    def draw(self, key: PRNGKeyArray, size: int, start: Int[Array, ""] | None = None) -> tuple[Field, Float[Array, " batch"]]:
+        """With `start`, the configurations start, start + 1, ...; the caller sees to it that they exist."""
+        if start is None:
+            return super().draw(key, size)
+        x = jnp.moveaxis(jnp.take(self.configurations, start + jnp.arange(size), axis=0, mode="clip"), 0, -1)
+        return x, jax.vmap(self.log_density, in_axes=-1)(x)
+
+    @property
+    def limit(self) -> int:
+        return len(self.configurations)

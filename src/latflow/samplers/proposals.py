@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from latflow import interrupt
 from latflow.actions.base import AbstractAction
@@ -61,9 +61,14 @@ def draw_proposals(
     Raises MismatchError if the file is of another theory, key, batch size or set of columns, Interrupted (after saving) if
     `stop` is set, FileError for problems with the file, LatflowError if the model proposes nothing usable or fails its audit.
     """
+    if model.prior.limit is not None and num_samples > model.prior.limit:
+        raise LatflowError(
+            f"{num_samples} samples are wanted, but the prior's ensemble has {model.prior.limit} configurations",
+            "each may be used once: enlarge that ensemble, or ask for fewer samples",
+        )
     draw_key, accept_key = jax.random.split(key)
     draw = eqx.Partial(_draw, model, action, dict(observables), size=batch_size, with_fields=save_configurations)
-    shapes = eqx.filter_eval_shape(draw, draw_key)
+    shapes = eqx.filter_eval_shape(draw, draw_key, jnp.zeros((), jnp.int32))
     columns = {name: (leaf.shape[1:], leaf.dtype) for name, leaf in shapes.items()}
     columns |= {"log_q": ((), np.float64), "action": ((), np.float64), "chain_index": ((), np.int64), "accepted": ((), bool)}
     settings = {"batch_size": batch_size, "key": np.asarray(jax.random.key_data(key)).tolist()}
@@ -73,7 +78,7 @@ def draw_proposals(
         position = _position(file)
         while (done := file.n_committed) < num_samples:
             batch, skip = divmod(done, batch_size)
-            drawn = draw(jax.random.fold_in(draw_key, batch))
+            drawn = draw(jax.random.fold_in(draw_key, batch), jnp.asarray(batch * batch_size, jnp.int32))
             rows = {name: np.asarray(value)[skip : skip + num_samples - done] for name, value in drawn.items()}
             rows |= {name: rows[name].astype(np.float64) for name in ("log_q", "action")}
             log_weight = -rows["action"] - rows["log_q"]
@@ -117,11 +122,12 @@ def _draw(
     action: AbstractAction,
     observables: dict[str, Observable],
     key: PRNGKeyArray,
+    start: Int[Array, ""],
     *,
     size: int,
     with_fields: bool,
 ) -> dict[str, Array]:
-    fields, log_q = model.draw(key, size)
+    fields, log_q = model.draw(key, size, start=start)
     audit = {"audit": jnp.abs(log_q - model.log_q_of(fields))} if needs_audit(model.bijection) else {}
     out = {**audit, "log_q": log_q, "action": jax.vmap(action, in_axes=-1)(fields)}
     out |= {f"measurements/{name}": jax.vmap(f, in_axes=-1)(fields) for name, f in observables.items()}
