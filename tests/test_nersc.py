@@ -11,7 +11,10 @@ import pytest
 
 from latflow.errors import FileError
 from latflow.groups import SUN
+from latflow.io.link_order import mean_plaquette
 from latflow.io.nersc import read_nersc, write_nersc
+from latflow.lattice import Geometry
+from latflow.loops import plaquette
 
 SHAPE = (4, 2, 3, 5)  # T, X, Y, Z
 
@@ -156,3 +159,11 @@ def test_other_links_and_missing_files(tmp_path):
 def _written(folder):
     write_nersc(folder / "h", random_links())
     return read_nersc(folder / "h")
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.complex64, 1e-6), (jnp.complex128, 1e-14)])
+def test_mean_plaquette_is_that_of_the_loops(dtype, tolerance):
+    geometry, group = Geometry((2, 3, 4, 5)), SUN(3)
+    links = group.haar(jax.random.key(5), (4, *geometry.shape), dtype)
+    known = np.mean([group.re_trace(plaquette(group, geometry, links, *plane)).mean() for plane in geometry.planes]) / 3
+    assert abs(mean_plaquette(np.asarray(links)) - known) < tolerance

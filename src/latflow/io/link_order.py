@@ -64,6 +64,29 @@ def require_unitary(path: Path | str, links: Links) -> None:
         raise FileError(f"{path} has links that are {worst:.1e} away from SU(3), more than {limit:g}", RE_UNITARISE)
 
 
+def mean_plaquette(links: Links) -> float:
+    """Re tr of the plaquette divided by 3, averaged over all of them; every time slice in the precision of the links."""
+    total, T = 0.0, links.shape[3]
+    for t in range(T):
+        here, above = links[:, :, :, t], links[:, :, :, (t + 1) % T]
+
+        def ahead(nu: int, mu: int, here=here, above=above) -> np.ndarray:
+            """The links of direction nu, one step in direction mu further."""
+            return above[:, :, nu] if mu == 0 else np.roll(here[:, :, nu], -1, axis=1 + mu)
+
+        for mu in range(4):
+            for nu in range(mu + 1, 4):
+                one = _product(here[:, :, mu], ahead(nu, mu))
+                other = _product(here[:, :, nu], ahead(mu, nu))
+                total += float(np.vdot(other, one).real)
+    return total / (3 * 6 * int(np.prod(links.shape[3:])))
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Products of 3x3 matrices, colour axes first: three sweeps, no temporary larger than the result."""
+    return a[:, 0, None] * b[0] + a[:, 1, None] * b[1] + a[:, 2, None] * b[2]
+
+
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a[0].conj() * b[0] + a[1].conj() * b[1] + a[2].conj() * b[2]
 
