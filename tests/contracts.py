@@ -150,12 +150,13 @@ def check_dtypes(group: AbstractGroup) -> None:
             fields += [group.from_coordinates(group.coordinates(x)), group.project(group.embed(u))]
             fields += [group.trace_gradient(group.embed(u)), group.gradient(lambda v: jnp.sum(group.re_trace(v)), u)[1]]
             fields += [] if isinstance(group, RealLine) else [group.haar(key, (2,), element)]
-            numbers = [group.coordinates(x), group.inner(x, x), group.re_trace(u), group.reunitarise(u)[1]]
-            return fields, numbers
+            numbers = [group.coordinates(x), group.re_trace(u), group.reunitarise(u)[1]]
+            return fields, numbers, group.inner(x, x)
 
-        fields, numbers = jax.eval_shape(operations, jax.random.key(0))
+        fields, numbers, total = jax.eval_shape(operations, jax.random.key(0))
         assert {field.dtype for field in fields} == {element}
         assert {number.dtype for number in numbers} == {jnp.dtype(real)}
+        assert total.dtype == jnp.float64  # a sum over the lattice
 
 
 def check_force(action: AbstractAction) -> None:
@@ -218,6 +219,6 @@ def check_single_precision(action: AbstractAction) -> None:
     field, ops = random_field(action, 1), compiled_action(action)
     single = field.astype(jnp.complex64 if jnp.iscomplexobj(field) else jnp.float32)
     value, force = ops.value_and_force(single)
-    assert value.dtype == ops.value(single).dtype == jnp.float32 and force.dtype == single.dtype
+    assert value.dtype == ops.value(single).dtype == jnp.float64 and force.dtype == single.dtype
     close(value, ops.value(field), 1e-5)
     close(force, ops.value_and_force(field)[1], 2e-5)

@@ -92,9 +92,9 @@ def test_couplings_can_be_traced_and_differentiated():
     phi = jax.random.normal(jax.random.key(1), (3, 4))
     gradient = jax.jit(jax.grad(lambda m2, lam: Phi4(geometry, m2, lam)(phi), argnums=(0, 1)))(-1.0, 0.2)
     close(jnp.stack(gradient), jnp.stack([jnp.sum(phi**2), jnp.sum(phi**4)]))
-    # an array coupling of higher precision does not promote a single-precision field
+    # an array coupling of higher precision does not promote the force of a single-precision field
     action = eqx.tree_at(lambda a: a.beta, WilsonGauge(geometry, U1(), 1.0), jnp.asarray(2.0))
-    assert action(theta.astype(jnp.float32)).dtype == jnp.float32
+    assert action.force(theta.astype(jnp.float32)).dtype == jnp.float32
 
 
 @pytest.mark.parametrize(("kappa", "lam"), [(0.26, 0.0), (0.3, 0.02), (0.25, 0.7), (0.05, 1.5)])

@@ -29,7 +29,7 @@ class AbstractAction(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, field: Field) -> Float[Array, ""]:
-        """S, a real scalar."""
+        """S, a real scalar, summed in `precision.working_dtype()` whatever the precision of the field."""
 
     @abc.abstractmethod
     def value_and_force(self, field: Field) -> tuple[Float[Array, ""], Field]:
@@ -61,7 +61,7 @@ def autodiff_value_and_force(action: AbstractAction, field: Field) -> tuple[Floa
 
 
 def coupling(value: Coupling, field: Field) -> Float[Array, ""]:
-    """A coupling in the real precision of `field`, so that a float64 coupling does not promote a float32 action."""
+    """A coupling in the real precision of `field`, so that a float64 coupling does not promote a float32 field."""
     return jnp.asarray(value, jnp.finfo(field.dtype).dtype)
 
 
@@ -116,9 +116,9 @@ class Scaled(AbstractAction):
         self.group = term.group
 
     def __call__(self, field: Field) -> Float[Array, ""]:
-        return coupling(self.factor, field) * self.term(field)
+        value = self.term(field)
+        return coupling(self.factor, value) * value
 
     def value_and_force(self, field: Field) -> tuple[Float[Array, ""], Field]:
         value, force = self.term.value_and_force(field)
-        factor = coupling(self.factor, field)
-        return factor * value, factor * force
+        return coupling(self.factor, value) * value, coupling(self.factor, force) * force

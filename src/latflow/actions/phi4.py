@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from latflow.actions.base import AbstractAction, Coupling, coupling
 from latflow.groups import RealLine
 from latflow.lattice import Geometry, shift
+from latflow.precision import double_sum
 
 Scalar = Float[Array, "*lattice"]
 
@@ -40,12 +40,12 @@ class Phi4(AbstractAction):
 
     def __call__(self, field: Scalar) -> Float[Array, ""]:
         square = field * field
-        return _free(self.geometry, self.m2, field) + coupling(self.lam, field) * jnp.sum(square * square)
+        return _free(self.geometry, self.m2, field) + coupling(self.lam, field) * double_sum(square * square)
 
     def value_and_force(self, field: Scalar) -> tuple[Float[Array, ""], Scalar]:
         lam, cube = coupling(self.lam, field), field * field * field
         value, force = _free_value_and_force(self.geometry, self.m2, field)
-        return value + lam * jnp.sum(cube * field), force + 4 * lam * cube
+        return value + lam * double_sum(cube * field), force + 4 * lam * cube
 
     @classmethod
     def from_hopping(cls, geometry: Geometry, kappa: float, lam: float) -> tuple[Phi4, float]:
@@ -93,11 +93,11 @@ class FreeScalar(AbstractAction):
 
 def _free(geometry: Geometry, m2: Coupling, phi: Scalar) -> Float[Array, ""]:
     ahead = sum(shift(phi, mu, geometry.Nd) for mu in range(geometry.Nd))
-    return jnp.sum(phi * ((coupling(m2, phi) + 2 * geometry.Nd) * phi - 2 * ahead))
+    return double_sum(phi * ((coupling(m2, phi) + 2 * geometry.Nd) * phi - 2 * ahead))
 
 
 def _free_value_and_force(geometry: Geometry, m2: Coupling, phi: Scalar) -> tuple[Float[Array, ""], Scalar]:
     Nd = geometry.Nd
     neighbours = sum(shift(phi, mu, Nd) + shift(phi, mu, Nd, -1) for mu in range(Nd))
     half = (coupling(m2, phi) + 2 * Nd) * phi - neighbours
-    return jnp.sum(phi * half), 2 * half
+    return double_sum(phi * half), 2 * half

@@ -10,6 +10,7 @@ from latflow.actions.base import AbstractAction, Coupling, coupling
 from latflow.groups import U1, AbstractGroup, RealLine
 from latflow.lattice import Geometry, component, shift
 from latflow.loops import plaquette, staple_sum
+from latflow.precision import double_sum
 
 Links = Inexact[Array, "..."]
 
@@ -39,9 +40,10 @@ class WilsonGauge(AbstractAction):
 
     def __call__(self, field: Links) -> Float[Array, ""]:
         total = sum(
-            jnp.sum(self.group.re_trace(plaquette(self.group, self.geometry, field, mu, nu))) for mu, nu in self.geometry.planes
+            double_sum(self.group.re_trace(plaquette(self.group, self.geometry, field, mu, nu)))
+            for mu, nu in self.geometry.planes
         )
-        return self._prefactor(field) * total
+        return self._prefactor(total) * total
 
     def value_and_force(self, field: Links) -> tuple[Float[Array, ""], Links]:
         if isinstance(self.group, U1):
@@ -52,9 +54,8 @@ class WilsonGauge(AbstractAction):
             [group.multiply(component(field, mu, Nd), staple_sum(group, self.geometry, field, mu)) for mu in range(Nd)],
             axis=-Nd - 1,
         )
-        prefactor = self._prefactor(field)
-        # each plaquette contains four links
-        return prefactor * jnp.sum(group.re_trace(w)) / 4, prefactor * group.trace_gradient(w)
+        total = double_sum(group.re_trace(w)) / 4  # each plaquette contains four links
+        return self._prefactor(total) * total, self._prefactor(field) * group.trace_gradient(w)
 
     def _abelian(self, theta: Float[Array, "..."]) -> tuple[Float[Array, ""], Float[Array, "..."]]:
         Nd, planes = self.geometry.Nd, self.geometry.planes
@@ -64,8 +65,8 @@ class WilsonGauge(AbstractAction):
         for (mu, nu), sine in zip(planes, sines, strict=True):
             forces[mu] = forces[mu] + sine - shift(sine, nu, Nd, -1)
             forces[nu] = forces[nu] - sine + shift(sine, mu, Nd, -1)
-        prefactor = self._prefactor(theta)
-        return prefactor * jnp.sum(jnp.cos(angles)), -prefactor * jnp.stack(forces)
+        total = double_sum(jnp.cos(angles))
+        return self._prefactor(total) * total, -self._prefactor(theta) * jnp.stack(forces)
 
-    def _prefactor(self, field: Links) -> Float[Array, ""]:
-        return -coupling(self.beta, field) / self.group.Nc
+    def _prefactor(self, like: Array) -> Float[Array, ""]:
+        return -coupling(self.beta, like) / self.group.Nc

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from latflow.exact.von_mises import working_dtype
 from latflow.groups import RealLine
 from latflow.lattice import Geometry, shift
+from latflow.precision import double_sum, working_dtype
 
 Scalar = Float[Array, "*lattice"]
 
@@ -50,11 +50,11 @@ class FreeField(eqx.Module):
         return jnp.fft.irfftn(filtered, s=self.geometry.shape).astype(self.dtype)
 
     def log_density(self, phi: Scalar) -> Float[Array, ""]:
-        """-S(phi) - log Z in the dtype of `phi`."""
+        """-S(phi) - log Z in the working dtype."""
         Nd, m2 = self.geometry.Nd, jnp.asarray(self.m2, phi.dtype)
         ahead = sum(shift(phi, mu, Nd) for mu in range(Nd))
-        action = jnp.sum(phi * ((m2 + 2 * Nd) * phi - 2 * ahead), dtype=working_dtype())
-        return (-action - self.log_z()).astype(phi.dtype)
+        action = double_sum(phi * ((m2 + 2 * Nd) * phi - 2 * ahead))
+        return -action - self.log_z()
 
     def sample_and_log_density(self, key: PRNGKeyArray) -> tuple[Scalar, Float[Array, ""]]:
         phi = self.sample(key)

@@ -16,10 +16,10 @@ from jaxtyping import Array, Complex, Float, PRNGKeyArray
 from latflow.exact.boltzmann import Surroundings, boltzmann_matrix, surroundings
 from latflow.exact.rejection import rejection
 from latflow.exact.sun_2d import TorusSUN, character_series
-from latflow.exact.von_mises import working_dtype
 from latflow.groups import SUN
 from latflow.lattice import Geometry
 from latflow.loops import plaquette
+from latflow.precision import double_sum, working_dtype
 
 Links = Complex[Array, "Nc Nc 2 L0 L1"]
 Matrices = Complex[Array, "Nc Nc ..."]
@@ -69,12 +69,12 @@ class TorusSUNSampler(eqx.Module):
         return self._draw(key)[0]
 
     def log_density(self, links: Links) -> Float[Array, ""]:
-        """log of the density with respect to normalised Haar measure, in the real dtype of `links`."""
+        """log of the density with respect to normalised Haar measure, in the working dtype."""
         # beta V and log Z nearly cancel, so they are combined before the field comes in
         P = plaquette(self.group, self.geometry, links, 0, 1)
-        deficit = jnp.sum(self.group.Nc - self.group.re_trace(P), dtype=working_dtype())
+        deficit = double_sum(self.group.Nc - self.group.re_trace(P))
         free = self.beta * self.geometry.volume - self.log_z
-        return (free - self.beta / self.group.Nc * deficit).astype(links.real.dtype)
+        return free - self.beta / self.group.Nc * deficit
 
     def sample_and_log_density(self, key: PRNGKeyArray) -> tuple[Links, Float[Array, ""]]:
         links = self.sample(key)

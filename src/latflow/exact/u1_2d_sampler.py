@@ -13,10 +13,11 @@ import scipy.special
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from latflow.exact.u1_2d import TorusU1
-from latflow.exact.von_mises import fixed_von_mises, working_dtype
+from latflow.exact.von_mises import fixed_von_mises
 from latflow.groups import U1, wrap
 from latflow.lattice import Geometry
 from latflow.loops import plaquette
+from latflow.precision import double_sum, working_dtype
 
 Links = Float[Array, "2 L0 L1"]
 
@@ -72,11 +73,11 @@ class TorusU1Sampler(eqx.Module):
         return wrap(links).astype(self.dtype)
 
     def log_density(self, theta: Links) -> Float[Array, ""]:
-        """log of the density with respect to normalised Haar measure: beta sum cos P - log Z, in the dtype of `theta`."""
+        """log of the density with respect to normalised Haar measure: beta sum cos P - log Z, in the working dtype."""
         # beta V and log Z nearly cancel, so they are combined before the field comes in
         P = plaquette(self.group, self.geometry, theta, 0, 1)
-        deficit = jnp.sum(jnp.sin(P / 2) ** 2, dtype=working_dtype())
-        return (self.beta * self.geometry.volume - self.log_z - 2 * self.beta * deficit).astype(theta.dtype)
+        deficit = double_sum(jnp.sin(P / 2) ** 2)
+        return self.beta * self.geometry.volume - self.log_z - 2 * self.beta * deficit
 
     def sample_and_log_density(self, key: PRNGKeyArray) -> tuple[Links, Float[Array, ""]]:
         theta = self.sample(key)

@@ -11,13 +11,10 @@ import numpy as np
 import scipy.special
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from latflow.precision import working_dtype
+
 _INTERVALS, _DEGREE = 256, 7
 _W_MAX = math.sqrt(54 * math.log(2))  # the smallest tail probability drawn is 2^-54
-
-
-def working_dtype() -> np.dtype:
-    """float64, or float32 in a process that has 64-bit types switched off."""
-    return jax.dtypes.canonicalize_dtype(np.float64)
 
 
 def fixed_von_mises(key: PRNGKeyArray, beta: float, shape: tuple[int, ...]) -> Float[Array, "..."]:

@@ -12,22 +12,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from latflow.flows.base import AbstractBijection
+from latflow.precision import working_dtype
 
 Field = Inexact[Array, "..."]
 
 
-def _zero(x: Field, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-    return jnp.zeros(shape, jnp.finfo(x.dtype).dtype)
+def _zero(shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+    return jnp.zeros(shape, working_dtype())
 
 
 class Identity(AbstractBijection):
     """f(x) = x."""
 
     def forward_and_log_det(self, x: Field, context: Any = None) -> tuple[Field, Float[Array, ""]]:
-        return x, _zero(x)
+        return x, _zero()
 
     def inverse_and_log_det(self, y: Field, context: Any = None) -> tuple[Field, Float[Array, ""]]:
-        return y, _zero(y)
+        return y, _zero()
 
 
 class Inverse(AbstractBijection):
@@ -56,16 +57,16 @@ class _Composite(AbstractBijection):
         """(the field after all parts, total + their log dets)."""
 
     def forward_and_log_det(self, x: Field, context: Any = None) -> tuple[Field, Float[Array, ""]]:
-        return self._run(x, _zero(x), context, "forward_and_log_det", False)
+        return self._run(x, _zero(), context, "forward_and_log_det", False)
 
     def inverse_and_log_det(self, y: Field, context: Any = None) -> tuple[Field, Float[Array, ""]]:
-        return self._run(y, _zero(y), context, "inverse_and_log_det", True)
+        return self._run(y, _zero(), context, "inverse_and_log_det", True)
 
     def forward_batch(self, x: Field, context: Any = None) -> tuple[Field, Float[Array, " batch"]]:
-        return self._run(x, _zero(x, x.shape[-1:]), context, "forward_batch", False)
+        return self._run(x, _zero(x.shape[-1:]), context, "forward_batch", False)
 
     def inverse_batch(self, y: Field, context: Any = None) -> tuple[Field, Float[Array, " batch"]]:
-        return self._run(y, _zero(y, y.shape[-1:]), context, "inverse_batch", True)
+        return self._run(y, _zero(y.shape[-1:]), context, "inverse_batch", True)
 
 
 class Chain(_Composite):

@@ -31,6 +31,7 @@ from jaxtyping import Array, Float, Inexact, PyTree
 from latflow.flows.base import AbstractBijection
 from latflow.flows.loop_terms import LoopTerms
 from latflow.groups import AbstractGroup
+from latflow.precision import working_dtype
 
 Links = Inexact[Array, "..."]
 
@@ -82,11 +83,11 @@ class ContinuousFlow(AbstractBijection):
             return jnp.sum(c * values), values
 
         (_, values), gradient = self.terms.group.gradient(potential, links, has_aux=True)
-        return gradient, -jnp.sum(jnp.asarray(self.terms.eigenvalues, t.dtype) * c * values)
+        return gradient, -jnp.sum(jnp.asarray(self.terms.eigenvalues) * c * values)
 
     def _integrate(self, links: Links, total: Float[Array, "..."], velocity: Callable, backward: bool) -> Any:
         h, start = (-1 / self.steps, 1.0) if backward else (1 / self.steps, 0.0)
-        group, dtype = self.terms.group, total.dtype
+        group, dtype = self.terms.group, links.real.dtype
         nodes, stages, weights = (jnp.asarray(h * table, dtype) for table in (_NODES, _STAGES, _WEIGHTS))
 
         def step(state, t):
@@ -109,11 +110,11 @@ class ContinuousFlow(AbstractBijection):
         return jax.lax.scan(jax.checkpoint(step), (links, total), times)[0]
 
     def _one(self, links: Links, backward: bool) -> tuple[Links, Float[Array, ""]]:
-        return self._integrate(links, jnp.zeros((), links.real.dtype), self._velocity, backward)
+        return self._integrate(links, jnp.zeros((), working_dtype()), self._velocity, backward)
 
     def _many(self, links: Links, backward: bool) -> tuple[Links, Float[Array, " batch"]]:
         velocity = jax.vmap(self._velocity, in_axes=(None, -1), out_axes=(-1, 0))
-        return self._integrate(links, jnp.zeros(links.shape[-1:], links.real.dtype), velocity, backward)
+        return self._integrate(links, jnp.zeros(links.shape[-1:], working_dtype()), velocity, backward)
 
     def forward_and_log_det(self, x: Links, context: Any = None) -> tuple[Links, Float[Array, ""]]:
         return self._one(x, False)

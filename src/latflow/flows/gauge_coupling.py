@@ -26,6 +26,7 @@ from latflow.flows.spline import (
     num_circular_parameters,
 )
 from latflow.nets import ConvNet, PointwiseNet
+from latflow.precision import double_sum
 
 HARMONICS = 8
 
@@ -109,7 +110,7 @@ class U1Coupling(AbstractBijection):
         rest = [(0, 0, 0)] * mask.geometry.Nd
         theta = theta + jax.lax.pad(move, jnp.zeros((), move.dtype), [(mu, mask.geometry.Nd - 1 - mu, 0), *rest])
         theta = theta if self.phase is None else jnp.roll(theta, self.phase, axis)
-        return theta, jnp.sum(log_slope)
+        return theta, double_sum(log_slope)
 
     def forward_and_log_det(self, x: Theta, context: Any = None) -> tuple[Theta, Float[Array, ""]]:
         return self._apply(x, harmonic_forward if self.odd else circular_forward)

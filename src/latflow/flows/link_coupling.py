@@ -12,6 +12,7 @@ from jaxtyping import Array, Complex, Float, Int, PRNGKeyArray
 
 from latflow.lattice import AbstractMask, component
 from latflow.nets import ConvNet
+from latflow.precision import double_sum
 
 Links = Complex[Array, "Nc Nc Nd ..."]
 
@@ -32,7 +33,7 @@ def move_active(
         [(0, 0, 0), (0, 0, 0), (mu, Nd - 1 - mu, 0), *[(0, 0, 0)] * Nd],
     )
     links = links * keep + padded
-    return (links if phase is None else jnp.roll(links, phase, axis)), jnp.sum(log_det)
+    return (links if phase is None else jnp.roll(links, phase, axis)), double_sum(log_det)
 
 
 class FarContext(eqx.Module):

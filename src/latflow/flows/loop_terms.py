@@ -19,6 +19,7 @@ from latflow.groups import SUN, U1
 from latflow.groups.exponential import trace_product
 from latflow.lattice import Geometry, component, shift
 from latflow.loops import plaquette, staples
+from latflow.precision import double_sum
 
 _PLANAR = {"plaquette": 4, "double": 16, "triple": 36, "rectangle": 6, "twisted_rectangle": 10, "two_to_one": 16}
 _BENT = {"chair": 6, "twisted_chair": 10, "three": 10}  # these need two planes through a link
@@ -251,4 +252,4 @@ def _require_long(geometry: Geometry) -> None:
 
 
 def _real_sum(z: Array) -> Float[Array, ""]:
-    return jnp.sum(jnp.real(z))
+    return double_sum(jnp.real(z))

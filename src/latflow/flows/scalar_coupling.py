@@ -23,6 +23,7 @@ from latflow.flows.compose import Scan
 from latflow.flows.spline import interval_forward, interval_inverse
 from latflow.lattice import DiagonalMask, Geometry, checkerboard_sites
 from latflow.nets import PeriodicConv, PointwiseNet
+from latflow.precision import double_sum
 
 Phi = Float[Array, "..."]
 
@@ -133,7 +134,7 @@ class ScalarCoupling(AbstractBijection):
                 y, more = interval_inverse(y, width, height, slope, self.bound)
                 log_slope = log_slope + more
         phi = jnp.roll(frozen + mask.expand(y), self.parity, axis)
-        return phi, jnp.sum(log_slope)
+        return phi, double_sum(log_slope)
 
     def forward_and_log_det(self, x: Phi, context: Any = None) -> tuple[Phi, Float[Array, ""]]:
         return self._apply(x, True)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from latflow.groups.base import AbstractGroup
+from latflow.precision import double_sum
 
 
 def wrap(theta: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -40,7 +41,7 @@ class _AbstractAbelian(AbstractGroup):
         return jax.random.normal(key, shape, jnp.zeros((), dtype).dtype)
 
     def inner(self, x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, ""]:
-        return jnp.sum(x * y)
+        return double_sum(x * y)
 
     def exp(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return x

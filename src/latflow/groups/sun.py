@@ -15,6 +15,7 @@ from jaxtyping import Array, Complex, Float, PRNGKeyArray
 from latflow.groups.base import AbstractGroup
 from latflow.groups.exponential import exp_hermitian, matrix_product
 from latflow.groups.polar import adjugate_and_determinant, orthonormal_rows, polar
+from latflow.precision import double_sum
 
 Matrices = Complex[Array, "Nc Nc ..."]
 
@@ -84,7 +85,7 @@ class SUN(AbstractGroup):
         return self.from_coordinates(jax.random.normal(key, (self.dimension, *shape), real))
 
     def inner(self, x: Matrices, y: Matrices) -> Float[Array, ""]:
-        return 2 * jnp.sum(x.real * y.real + x.imag * y.imag)
+        return 2 * double_sum(x.real * y.real + x.imag * y.imag)
 
     def exp(self, x: Matrices) -> Matrices:
         return exp_hermitian(x)

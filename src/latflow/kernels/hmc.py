@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
-from latflow.actions.base import AbstractAction
+from latflow.actions.base import AbstractAction, coupling
 from latflow.kernels.base import AbstractKernel, Info, State
 from latflow.kernels.integrators import INTEGRATORS, Integrator, integrate
 
@@ -82,12 +82,11 @@ class HMC(AbstractKernel):
     def step(self, key: PRNGKeyArray, state: State) -> tuple[State, Info]:
         group = self.action.group
         momentum_key, accept_key, jitter_key = jax.random.split(key, 3)
-        dtype = state.action.dtype
         points = state.field.shape[len(group.colour_shape) :]
         momentum = group.random_algebra(momentum_key, points, state.field.dtype)
-        step_size = self.step_size.astype(dtype)
+        step_size = coupling(self.step_size, state.field)
         if self.jitter:
-            step_size = step_size * jax.random.uniform(jitter_key, (), dtype, 1 - self.jitter, 1 + self.jitter)
+            step_size = step_size * jax.random.uniform(jitter_key, (), step_size.dtype, 1 - self.jitter, 1 + self.jitter)
         field, end, action, force = integrate(
             self.integrator, self.action, state.field, momentum, state.force, step_size, self.num_steps
         )
@@ -95,7 +94,7 @@ class HMC(AbstractKernel):
         delta = action - state.action + group.inner(end - momentum, end + momentum) / 2
         finite = jnp.isfinite(delta)
         acceptance = jnp.where(finite, jnp.exp(-jnp.maximum(delta, 0)), 0)
-        accepted = jax.random.uniform(accept_key, (), dtype) < acceptance
+        accepted = jax.random.uniform(accept_key, (), delta.dtype) < acceptance
         proposal = State(group.reunitarise(field)[0], action, force)
         state = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), proposal, state)
         return state, Info(acceptance, accepted, delta, finite)

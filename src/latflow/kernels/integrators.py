@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from latflow.actions.base import AbstractAction
+from latflow.precision import working_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +105,6 @@ def integrate(
     first = integrator.kicks[0]
     last_kicks = jnp.full((num_steps,), 2 * first, eps.dtype).at[-1].set(first)
     momentum = momentum - first * eps * force
-    start = (field, momentum, jnp.zeros((), eps.dtype), force)
+    start = (field, momentum, jnp.zeros((), working_dtype()), force)
     (field, momentum, value, force), _ = jax.lax.scan(step, start, last_kicks)
     return field, momentum, value, force

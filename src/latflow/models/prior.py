@@ -15,6 +15,7 @@ from latflow.actions import AbstractAction
 from latflow.exact import FreeField
 from latflow.groups import AbstractGroup
 from latflow.lattice import Geometry
+from latflow.precision import double_sum, working_dtype
 
 Field = Inexact[Array, "..."]
 
@@ -64,7 +65,7 @@ class HaarPrior(AbstractPrior):
         return self.group.haar(key, (self.geometry.Nd, *self.geometry.shape), self.dtype)
 
     def log_density(self, x: Field) -> Float[Array, ""]:
-        return jnp.zeros((), jnp.finfo(self.dtype).dtype)
+        return jnp.zeros((), working_dtype())
 
 
 class NormalPrior(AbstractPrior):
@@ -79,7 +80,7 @@ class NormalPrior(AbstractPrior):
 
     def log_density(self, x: Field) -> Float[Array, ""]:
         norm = self.geometry.volume * math.log(self.scale * math.sqrt(2 * math.pi))
-        return -jnp.sum((x / self.scale) ** 2) / 2 - norm
+        return -double_sum((x / self.scale) ** 2) / 2 - norm
 
 
 class ExactPrior(AbstractPrior):
