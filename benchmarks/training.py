@@ -38,8 +38,10 @@ def compiled_step(model: FlowModel, action: WilsonGauge, batch: int, estimator: 
     parameters, rest = model.partition()
     state = initial_state(jax.tree.map(jax.numpy.copy, parameters), settings)
     began = time.perf_counter()
-    step = make_step(rest, action, settings, make_loss(settings)).lower(state, jax.random.key(0)).compile()  # type: ignore
-    return step, state, time.perf_counter() - began, step.memory_analysis().temp_size_in_bytes
+    step = make_step(rest, action, settings, make_loss(settings))
+    compiled = step.func.lower(state, jax.random.key(0), **step.keywords).compile()  # type: ignore[attr-defined]
+    seconds = time.perf_counter() - began
+    return eqx.Partial(compiled, **step.keywords), state, seconds, compiled.memory_analysis().temp_size_in_bytes
 
 
 def median_seconds(call, calls: int, patience: float = 6.0) -> float:

@@ -73,6 +73,8 @@ def values(field: FieldInfo) -> str:
         return (
             "array of strings"
             if "str" in kinds
+            else "array of numbers"
+            if "float" in kinds
             else "array of positive integers"
             if text.count("tuple") == 1
             else "array of pairs"

@@ -25,12 +25,13 @@ from latflow.io.atomic import write_text
 from latflow.io.ensemble import EnsembleFile
 from latflow.observables import derived
 from latflow.samplers import log_weights
-from latflow.statistics import Estimate, ess_with_error, log_z, observable, summary
+from latflow.statistics import Estimate, derived_observable, ess_with_error, log_z, normalised_weights, observable, summary
 
 _EXPORTED_BINS = 1024
 _FEWEST = 100.0  # effective proposals below which an error estimate is itself unreliable
 _MOST_AUDIT = 1e-2  # nats between log q forward and backward, the default of sample.max_audit
 _INDEPENDENT = 0.0  # the window parameter that declares draws independent
+_GAMMA = 2.0  # that of Wolff's Eq. (51) otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +43,19 @@ class Sampled:
 
 
 def weights_summary(file: EnsembleFile, action: AbstractAction) -> dict[str, Any]:
-    """ESS, acceptance and log Z of the proposals in an ensemble file."""
+    """ESS, acceptance and log Z of the proposals in an ensemble file; for a stored prior log(Z / Z_prior), errors that respect
+    the autocorrelation of its chains, and the ESS of reweighting it without the flow."""
     log_weight = usable(log_weights(file))
     ess, ess_error = ess_with_error(log_weight)
     value, error = log_z(log_weight)
-    known = exact_values(action.group, action.geometry, (), **build.couplings(action)).get("log_z")
+    known = _known_log_z(action)
+    extra: dict[str, Any] = {}
+    if (prior := _stored_prior(file)) is not None:
+        ess_error, error = _chain_errors(log_weight, prior["chains"])
+        reference = _known_log_z(build.at_coupling(action, prior["beta"]))
+        known = None if known is None or reference is None else known - reference
+        alone, alone_error = ess_with_error(usable(file.read("log_weight_prior")))
+        extra = {"prior": prior, "ess_prior": {"value": alone, "error": alone_error}}
     unusable = int(np.sum(np.isneginf(log_weight)))
     audit = float(file.read("audit").max()) if "audit" in file.columns else None
     return plain(
@@ -55,6 +64,7 @@ def weights_summary(file: EnsembleFile, action: AbstractAction) -> dict[str, Any
             "ess": {"value": ess, "error": ess_error, "samples": log_weight.size},
             "acceptance": float(file.read("accepted").mean()),
             "log_z": {"value": value, "error": error, "exact": known},
+            **extra,
             "warnings": list(_warnings(ess * log_weight.size, log_weight.size, unusable, audit)),
         }
     )
@@ -75,27 +85,52 @@ def _warnings(effective: float, proposals: int, unusable: int, audit: float | No
         yield f"{unusable} of {proposals} proposals had no finite weight; they count with weight zero"
 
 
+def _known_log_z(action: AbstractAction) -> float | None:
+    return exact_values(action.group, action.geometry, (), **build.couplings(action)).get("log_z")
+
+
+def _stored_prior(file: EnsembleFile) -> dict[str, Any] | None:
+    """What the sample stage noted of a stored prior: {"kind", "beta", "chains"}."""
+    return (file.metadata or {}).get("prior")
+
+
+def _chain_errors(log_weight: np.ndarray, chains: int) -> tuple[float, float]:
+    """Errors of (ESS, log Z) by the Gamma method: weights in rows of one configuration of every chain."""
+    weight = normalised_weights(log_weight).reshape(-1, chains)
+    first, second = observable(weight, None, "weights"), observable(weight**2, None, "weights")
+    return summary(derived_observable(lambda w, w2: w**2 / w2, [first, second])).error, summary(first).error
+
+
 def usable(log_weight: np.ndarray) -> np.ndarray:
     """Log weights with those of failed proposals (NaN, +inf) at -inf: they count as proposals of weight zero."""
     return np.where(np.isfinite(log_weight), log_weight, -np.inf)
 
 
-def flow_chain(file: EnsembleFile, action: AbstractAction) -> tuple[Sampled, Sampled]:
-    """(the Metropolis chain, reweighting) of an ensemble file."""
+def flow_chain(file: EnsembleFile, config: Config, action: AbstractAction) -> tuple[Sampled, Sampled]:
+    """(the Metropolis chain, reweighting) of an ensemble file.
+
+    Proposals from a stored prior are correlated, and the Metropolis chain would neither be exact nor know of it: there, both
+    are reweighting, with the Gamma method along the chains of the prior.
+    """
     log_weight, index = usable(log_weights(file)), file.read("chain_index")
     series = _measured(file)
     chain = {name: values[index] for name, values in series.items()}
     # a proposal of weight zero must not contribute, whatever was measured on it
     ones = np.isfinite(log_weight)
     finite = {name: np.where(ones.reshape(-1, *(1,) * (v.ndim - 1)), v, 0.0) for name, v in series.items()}
-    by_chain = _sampled(action, {k: v[:, None] for k, v in chain.items()}, "flow")
-    by_weight = _sampled(action, {k: v[:, None] for k, v in finite.items()}, "proposals", log_weight[:, None])
+    if (prior := _stored_prior(file)) is not None:
+        rows = (-1, prior["chains"])
+        along = {name: v.reshape(*rows, *v.shape[1:]) for name, v in finite.items()}
+        weighted = _sampled(config, action, along, "flow", log_weight.reshape(rows), window=_GAMMA)
+        return weighted, weighted
+    by_chain = _sampled(config, action, {k: v[:, None] for k, v in chain.items()}, "flow")
+    by_weight = _sampled(config, action, {k: v[:, None] for k, v in finite.items()}, "proposals", log_weight[:, None])
     return by_chain, by_weight
 
 
-def baseline_chain(file: EnsembleFile, action: AbstractAction) -> Sampled:
+def baseline_chain(file: EnsembleFile, config: Config, action: AbstractAction) -> Sampled:
     """The baseline's chains."""
-    return _sampled(action, _measured(file), "baseline")
+    return _sampled(config, action, _measured(file), "baseline")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,10 +142,10 @@ class Analysis:
     weighted: Sampled
 
 
-def analyse(ensemble: Path, action: AbstractAction) -> Analysis:
+def analyse(ensemble: Path, config: Config, action: AbstractAction) -> Analysis:
     """Weights, chain and reweighted estimates of an ensemble file. Raises LatflowError for measurements without meaning."""
     with EnsembleFile.open(ensemble) as file, _explained():
-        return Analysis(weights_summary(file, action), *flow_chain(file, action))
+        return Analysis(weights_summary(file, action), *flow_chain(file, config, action))
 
 
 def summarise(
@@ -121,18 +156,18 @@ def summarise(
     exact = exact_values(action.group, action.geometry, tuple(chain.estimates), **build.couplings(action))
     rows: dict[str, Any] = {}
     for name, estimates in chain.estimates.items():
-        rows[name] = {**_columns(estimates, "value", "error", "tau_int"), "exact": exact.get(name)}
-        rows[name]["reweighted"] = _columns(found.weighted.estimates[name], "value", "error")
+        rows[name] = {**columns(estimates, "value", "error", "tau_int"), "exact": exact.get(name)}
+        rows[name]["reweighted"] = columns(found.weighted.estimates[name], "value", "error")
     result: dict[str, Any] = {**base, **found.head, "observables": rows}
     exported = {f"flow/{name}": obs for name, obs in chain.exported.items()}
     if baseline is not None:
         with EnsembleFile.open(baseline) as file, _explained():
-            reference = baseline_chain(file, action)
+            reference = baseline_chain(file, config, action)
             acceptance = float(file.read("acceptance").mean())
-        columns = {name: _columns(e, "value", "error", "tau_int") for name, e in reference.estimates.items()}
+        theirs = {name: columns(e, "value", "error", "tau_int") for name, e in reference.estimates.items()}
         for name, row in rows.items():
-            row["baseline"] = columns[name]
-        result["baseline"] = {"kind": config.baseline.kind, "acceptance": acceptance, "observables": columns}
+            row["baseline"] = theirs[name]
+        result["baseline"] = {"kind": config.baseline.kind, "acceptance": acceptance, "observables": theirs}
         exported |= {f"baseline/{name}": obs for name, obs in reference.exported.items()}
     return plain(result), exported
 
@@ -177,15 +212,25 @@ def _measured(file: EnsembleFile) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): file.read(name) for name in file.columns if name.startswith(prefix)}
 
 
-def _sampled(action: AbstractAction, series: dict[str, np.ndarray], name: str, log_weight: np.ndarray | None = None) -> Sampled:
-    """Means of all series (n, chains, ...) and of what derives from them."""
-    window = 2.0 if log_weight is None else _INDEPENDENT
+def _sampled(
+    config: Config,
+    action: AbstractAction,
+    series: dict[str, np.ndarray],
+    name: str,
+    log_weight: np.ndarray | None = None,
+    window: float | None = None,
+) -> Sampled:
+    """Means of all series (n, chains, ...) and of what derives from them. Weighted draws are independent unless the window
+    parameter of the Gamma method is given."""
+    times = config.measure.flow_times or ()
+    independent = log_weight is not None and window is None
+    window = _INDEPENDENT if independent else _GAMMA
     quantities = {key: observable(values, log_weight, name) for key, values in series.items()}
-    quantities |= derived(quantities, action.geometry)
-    exported: dict[str, Any] = {}
+    quantities |= derived(quantities, action.geometry, times)
+    exported: dict[str, Any] = {} if independent else quantities
     if log_weight is None:
         binned = {key: observable(_binned(values), None, name) for key, values in series.items()}
-        exported = binned | derived(binned, action.geometry)
+        exported = binned | derived(binned, action.geometry, times)
     return Sampled({key: summary(obs, window) for key, obs in quantities.items()}, exported)
 
 
@@ -198,7 +243,7 @@ def _binned(series: np.ndarray) -> np.ndarray:
     return series[: bins * width].astype(np.float64).reshape(bins, width, *series.shape[1:]).mean(1)
 
 
-def _columns(estimates: Any, *names: str) -> dict[str, Any]:
+def columns(estimates: Any, *names: str) -> dict[str, Any]:
     """{"value": ..., "error": ...} of an estimate, with lists where there are lists of them."""
 
     def pick(item: Any, name: str) -> Any:

@@ -31,7 +31,7 @@ from latflow.flows import (
 from latflow.groups import SUN, U1, RealLine
 from latflow.kernels import HMC, AbstractKernel, heatbath_sweep
 from latflow.lattice import Geometry
-from latflow.models import AbstractPrior, ExactPrior, FlowModel, FreeFieldPrior, HaarPrior, NormalPrior
+from latflow.models import AbstractPrior, ExactPrior, FlowModel, FreeFieldPrior, HaarPrior, NormalPrior, StoredPrior
 
 REAL = {"single": jnp.float32, "double": jnp.float64}
 COMPLEX = {"single": jnp.complex64, "double": jnp.complex128}
@@ -39,12 +39,14 @@ COMPLEX = {"single": jnp.complex64, "double": jnp.complex128}
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What builders know: the configuration, the lattice, the dtype of fields and of network parameters."""
+    """What builders know: the configuration, the lattice, the dtype of fields and of network parameters, and the
+    configurations (n, *field) of a stored prior."""
 
     config: Config
     geometry: Geometry
     field_dtype: Any
     real_dtype: Any
+    stored: Any = None
 
 
 def _phi4(theory: Any, at: Setting) -> AbstractAction:
@@ -75,7 +77,14 @@ PRIORS: dict[type, Callable[[Any, Setting, AbstractAction], AbstractPrior]] = {
     cp.NormalPrior: lambda prior, at, action: NormalPrior(at.geometry, prior.scale, at.field_dtype),
     cp.FreePrior: lambda prior, at, action: FreeFieldPrior(at.geometry, prior.m2, at.field_dtype),
     cp.ExactPrior: lambda prior, at, action: _exact_samples(action, at, prior.beta),
+    cp.EnsemblePrior: lambda prior, at, action: StoredPrior(at.stored, at_coupling(action, prior.beta)),
+    cp.FilesPrior: lambda prior, at, action: StoredPrior(at.stored, at_coupling(action, prior.beta)),
 }
+
+
+def at_coupling(action: AbstractAction, beta: float) -> WilsonGauge:
+    """The Wilson action on the fields of `action` at another coupling."""
+    return WilsonGauge(action.geometry, action.group, beta)
 
 
 def _u1_coupling(flow: cf.U1CouplingFlow, at: Setting, key: PRNGKeyArray) -> AbstractBijection:
@@ -155,11 +164,11 @@ BASELINES: dict[type, Callable[[Any, AbstractAction], AbstractKernel]] = {
 }
 
 
-def setting(config: Config) -> Setting:
+def setting(config: Config, stored: Any = None) -> Setting:
     """What the builders need to know."""
     complex_links = isinstance(config.theory, ct.SUNTheory)
     field_dtype = (COMPLEX if complex_links else REAL)[config.precision]
-    return Setting(config, Geometry(config.theory.lattice), field_dtype, REAL[config.precision])
+    return Setting(config, Geometry(config.theory.lattice), field_dtype, REAL[config.precision], stored)
 
 
 def build_action(config: Config) -> AbstractAction:
@@ -167,9 +176,10 @@ def build_action(config: Config) -> AbstractAction:
     return THEORIES[type(config.theory)](config.theory, setting(config))
 
 
-def build_model(config: Config, action: AbstractAction) -> FlowModel:
-    """The untrained flow on its prior; parameters depend on the seed. Raises LatflowError for a flow that does not fit."""
-    at = setting(config)
+def build_model(config: Config, action: AbstractAction, stored: Any = None) -> FlowModel:
+    """The untrained flow on its prior; parameters depend on the seed. `stored` are the configurations (n, *field) of a prior
+    that is an ensemble. Raises LatflowError for a flow that does not fit."""
+    at = setting(config, stored)
     prior = PRIORS[type(config.prior)](config.prior, at, action)
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     try:
@@ -188,10 +198,10 @@ def build_baseline(config: Config, action: AbstractAction) -> AbstractKernel:
     return BASELINES[type(config.baseline)](config.baseline, action)
 
 
-def start_field(config: Config, action: AbstractAction, key: PRNGKeyArray) -> Any:
+def start_field(config: Config, action: AbstractAction, start: str, key: PRNGKeyArray) -> Any:
     """Where a chain starts: "hot" is Haar links or Gaussian sites, "cold" the identity or zero."""
     at = setting(config)
-    if config.baseline.start == "cold":  # type: ignore[union-attr]
+    if start == "cold":
         points = action.field_shape[len(action.group.colour_shape) :]
         return action.group.identity(points, at.field_dtype)
     if isinstance(action.group, RealLine):

@@ -14,6 +14,7 @@ from latflow.errors import LatflowError
 _FILES = (
     "config.toml",
     "provenance.json",
+    "prior.h5",
     "train.jsonl",
     "checkpoints",
     "model",
@@ -52,7 +53,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "model": attempt("model/model.json", lambda path: json.loads(path.read_text("utf-8")), {}),
         "ensemble": attempt("ensemble.h5", _rows, {}),
         "baseline": attempt("baseline.h5", _rows, {}),
-        **{key: summary.get(key) for key in ("ess", "acceptance", "log_z", "seconds")},
+        **{key: summary.get(key) for key in ("ess", "ess_prior", "prior", "acceptance", "log_z", "seconds")},
         "files": {name: _size(directory / name) for name in _FILES if (directory / name).exists()},
         "versions": provenance.get("versions", {}),
         "config": config,

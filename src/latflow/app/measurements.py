@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,5 +20,13 @@ def names(config: Config, action: AbstractAction) -> tuple[str, ...]:
 
 
 def functions(config: Config, action: AbstractAction) -> dict[str, Callable[[Any], Any]]:
-    """{name: function of one configuration}."""
-    return observables.measure(names(config, action), action)
+    """{name: function of one configuration}; functions of the gradient flow and of smeared links return {name: value}."""
+    group, geometry, chosen = action.group, action.geometry, names(config, action)
+    matches = [re.fullmatch(r"wilson_loop_(\d+)x(\d+)", name) for name in chosen]
+    loops = tuple((int(match[1]), int(match[2])) for match in matches if match)
+    families = {"gradient_flow": config.measure.gradient_flow(), "smeared_loops": config.measure.smeared_loops(loops)}
+    return observables.measure(chosen, action) | {
+        name: lambda field, family=family: family.evaluate(group, geometry, field)
+        for name, family in families.items()
+        if family is not None
+    }

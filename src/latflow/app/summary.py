@@ -42,7 +42,11 @@ def headlines(summary: dict[str, Any]) -> list[str]:
     lines = []
     ess = summary.get("ess") or {}
     if finite(ess.get("value")) is not None:
-        lines.append(f"ESS         {uncertain(ess['value'], ess.get('error'))}  over {count(ess.get('samples'))} proposals")
+        alone = summary.get("ess_prior") or {}
+        without = "" if not alone else f", {uncertain(alone['value'], alone.get('error'))} without the flow"
+        lines.append(
+            f"ESS         {uncertain(ess['value'], ess.get('error'))}  over {count(ess.get('samples'))} proposals{without}"
+        )
     if finite(summary.get("acceptance")) is not None:
         lines.append(f"acceptance  {percent(summary['acceptance'])}")
     log_z = summary.get("log_z") or {}
@@ -50,7 +54,8 @@ def headlines(summary: dict[str, Any]) -> list[str]:
         exact = finite(log_z.get("exact"))
         distance = pull(log_z["value"], log_z.get("error"), exact)
         known = "" if exact is None else f"  exact {alongside(exact, log_z.get('error'))}  {sigmas(distance)}"
-        lines.append(f"log Z       {uncertain(log_z['value'], log_z.get('error'))}{known}")
+        name = "log Z/Z0" if summary.get("prior") else "log Z"
+        lines.append(f"{name:<11} {uncertain(log_z['value'], log_z.get('error'))}{known}")
     if finite(summary.get("audit")) is not None:
         lines.append(f"audit       {summary['audit']:.1g} nats at most between log q forward and backward")
     seconds = summary.get("seconds") or {}
@@ -67,14 +72,18 @@ def _table(summary: dict[str, Any], narrow: bool) -> Any:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("observable", overflow="fold")
     headers = {**_HEADERS, "baseline": kind if kind != "none" else ""}
+    left_out = set(_LEFT_OUT_WHEN_NARROW if narrow else ())
+    if summary.get("prior"):  # of a stored ensemble there is no other estimate than reweighting
+        headers["flow"] = "flow, reweighted"
+        left_out.add("reweighted")
     for name, text in headers.items():
-        if not (narrow and name in _LEFT_OUT_WHEN_NARROW):
+        if name not in left_out:
             table.add_column(text, justify="right", no_wrap=True)
     for name, row in summary["observables"].items():
         if finite(row.get("value")) is None:
             continue  # correlators are drawn in the report
         cells = _cells(row)
-        table.add_row(label(name), *(text for key, text in cells.items() if not (narrow and key in _LEFT_OUT_WHEN_NARROW)))
+        table.add_row(label(name), *(text for key, text in cells.items() if key not in left_out))
     return table
 
 

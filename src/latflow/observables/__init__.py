@@ -1,7 +1,19 @@
-"""What is measured on configurations, and what is derived from the means."""
+"""What is measured on configurations, alone or in families, and what is derived from the means."""
 
 from latflow.observables.base import Observable
-from latflow.observables.derived import derived
+from latflow.observables.derived import derived, formulas
+from latflow.observables.families import AbstractFamily, GradientFlow, SmearedLoops
 from latflow.observables.registry import OBSERVABLES, applicable, find, measure
 
-__all__ = ["OBSERVABLES", "Observable", "applicable", "derived", "find", "measure"]
+__all__ = [
+    "OBSERVABLES",
+    "AbstractFamily",
+    "GradientFlow",
+    "Observable",
+    "SmearedLoops",
+    "applicable",
+    "derived",
+    "find",
+    "formulas",
+    "measure",
+]

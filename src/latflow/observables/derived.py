@@ -1,24 +1,29 @@
 """Quantities that are functions of expectation values, with errors propagated through them.
 
 Each function takes means (float64 scalars or vectors) and is written in `jax.numpy`, so that `statistics.gamma` can
-differentiate it; where it does not exist at the measured means (an effective mass of noise) the estimate is undefined.
+differentiate it; where it does not exist at the measured means (an effective mass of noise, a flow scale that is not reached)
+the estimate is undefined.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from latflow.lattice import Geometry
+from latflow.observables.gradient_flow import flow_scale_t, flow_scale_w
 from latflow.statistics import derived_observable
 
 Scalar = Float[Array, ""]
 Correlator = Float[Array, " time"]
+# A function of means, and the names of the observables whose means it takes.
+Formula = tuple[Callable[..., Any], tuple[str, ...]]
 
 
 def creutz_ratio(w: Scalar, w_inner: Scalar, w_short: Scalar, w_narrow: Scalar) -> Scalar:
@@ -60,51 +65,84 @@ def correlation_length(two_point: Correlator) -> Scalar:
     return jnp.sqrt(jnp.sum(two_point) / jnp.sum(wave * two_point) - 1) / (2 * math.sin(math.pi / L0))
 
 
-def derived(quantities: Mapping[str, Any], geometry: Geometry) -> dict[str, Any]:
+def derived(quantities: Mapping[str, Any], geometry: Geometry, flow_times: Sequence[float] = ()) -> dict[str, Any]:
     """{name: Obs or array of Obs} of everything that follows from the measured `quantities`, by their names.
 
     `quantities` come from `statistics.observable`, of one ensemble: plain, replica or reweighted. Read the result with
-    `statistics.summary`. Creutz ratios appear for the Wilson loops whose three smaller partners were measured too.
+    `statistics.summary`. What there is, and `flow_times`: see `formulas`.
     """
-    q = dict(quantities)
-    result = _creutz_ratios(q)
+    found = formulas(quantities.keys(), geometry, flow_times)
+    return {name: derived_observable(f, [quantities[key] for key in keys]) for name, (f, keys) in found.items()}
+
+
+def formulas(names: Collection[str], geometry: Geometry, flow_times: Sequence[float] = ()) -> dict[str, Formula]:
+    """{name: (function of means, names of the observables it takes)} of all that follows from the observables `names`.
+
+    Creutz ratios appear for the Wilson loops whose three smaller partners were measured too. `flow_times` are those of the
+    vectors `flow_*` in lattice units; with them appear
+
+    * `t_0`, `t_0p35` and `t_0_plaquette`: t^2 <E>(t) = 0.3, 0.35 of the clover, 0.3 of the plaquette (1006.4518);
+    * `w_0` of the clover, in units of length (1203.4469);
+    * `chi_top` = <Q^2> / V at the last flow time.
+
+    Scales are found between the times, by straight lines.
+    """
     V, L0 = geometry.volume, geometry.shape[0]
-    if {"magnetisation", "magnetisation2"} <= q.keys():
-        result["susceptibility"] = derived_observable(
-            lambda m, m2: susceptibility(m, m2, V), [q["magnetisation"], q["magnetisation2"]]
-        )
-    if {"polyakov_abs", "polyakov2"} <= q.keys():
-        result["polyakov_susceptibility"] = derived_observable(
-            lambda m, m2: susceptibility(m, m2, V // L0), [q["polyakov_abs"], q["polyakov2"]]
-        )
-    if {"magnetisation2", "magnetisation4"} <= q.keys():
-        result["binder_cumulant"] = derived_observable(binder_cumulant, [q["magnetisation2"], q["magnetisation4"]])
-    if {"magnetisation", "two_point"} <= q.keys():
-        inputs = [q["two_point"], q["magnetisation"]]
+    found: dict[str, Formula] = _creutz_ratios(names)
+    found["susceptibility"] = (lambda m, m2: susceptibility(m, m2, V), ("magnetisation", "magnetisation2"))
+    found["polyakov_susceptibility"] = (lambda m, m2: susceptibility(m, m2, V // L0), ("polyakov_abs", "polyakov2"))
+    found["binder_cumulant"] = (binder_cumulant, ("magnetisation2", "magnetisation4"))
 
-        def of_connected(function):
-            return derived_observable(lambda c, m: function(connected(c, m, V // L0)), inputs)
+    def of_connected(function: Callable[[Correlator], Any]) -> Formula:
+        return (lambda c, m: function(connected(c, m, V // L0))), ("two_point", "magnetisation")
 
-        result["two_point_connected"] = of_connected(lambda c: c)
-        if L0 > 2:
-            result["effective_mass"] = of_connected(effective_mass)
-            result["pole_mass"] = of_connected(pole_mass)
-            result["correlation_length"] = of_connected(correlation_length)
-    return result
+    found["two_point_connected"] = of_connected(lambda c: c)
+    if L0 > 2:
+        found["effective_mass"] = of_connected(effective_mass)
+        found["pole_mass"] = of_connected(pole_mass)
+        found["correlation_length"] = of_connected(correlation_length)
+    found |= _flow_scales(flow_times, V)
+    return {name: (function, keys) for name, (function, keys) in found.items() if all(key in names for key in keys)}
 
 
-def _creutz_ratios(q: dict[str, Any]) -> dict[str, Any]:
-    loops = {}
-    for name in q:
-        if match := re.fullmatch(r"wilson_loop_(\d+)x(\d+)", name):
-            R, T = int(match[1]), int(match[2])
-            # loops are averaged over both orientations, so W(R, T) = W(T, R)
-            loops[R, T] = loops[T, R] = q[name]
-    if "plaquette" in q:
-        loops[1, 1] = q["plaquette"]
-    result = {}
-    for R, T in sorted({(min(pair), max(pair)) for pair in loops}):
+def _flow_scales(flow_times: Sequence[float], volume: int) -> dict[str, Formula]:
+    if len(flow_times) == 0:
+        return {}
+    found: dict[str, Formula] = {"chi_top": (lambda q2: q2[-1] / volume, ("flow_charge2",))}
+    times = np.asarray(flow_times, np.float64)
+
+    def scale(function: Callable[..., Scalar], *level: float) -> Callable[[Any], Scalar]:
+        return lambda t2e: function(jnp.asarray(times), t2e, *level)
+
+    if len(times) > 1:
+        found["t_0"] = (scale(flow_scale_t), ("flow_energy_clover",))
+        found["t_0p35"] = (scale(flow_scale_t, 0.35), ("flow_energy_clover",))
+        found["t_0_plaquette"] = (scale(flow_scale_t), ("flow_energy_plaquette",))
+    if len(times) > 2:  # the slopes between them have to pass through the level
+        found["w_0"] = (scale(flow_scale_w), ("flow_energy_clover",))
+    return found
+
+
+def _creutz_ratios(names: Collection[str]) -> dict[str, Formula]:
+    # loops that are averaged over both orientations: W(R, T) = W(T, R)
+    both = _loops(names, "wilson_loop")
+    if "plaquette" in names:
+        both[1, 1] = "plaquette"
+    found = _ratios("creutz_ratio", both | {(T, R): name for (R, T), name in both.items()}, symmetric=True)
+    smeared = _loops(names, "smeared_wilson_loop")
+    found |= _ratios("smeared_creutz_ratio", smeared | {(T, R): name for (R, T), name in smeared.items()}, symmetric=True)
+    return found | _ratios("smeared_creutz_ratio", _loops(names, "smeared_temporal_loop"), symmetric=False)
+
+
+def _loops(names: Collection[str], stem: str) -> dict[tuple[int, int], str]:
+    matches = [(name, re.fullmatch(rf"{stem}_(\d+)x(\d+)", name)) for name in names]
+    return {(int(match[1]), int(match[2])): name for name, match in matches if match}
+
+
+def _ratios(stem: str, loops: Mapping[tuple[int, int], str], symmetric: bool) -> dict[str, Formula]:
+    found: dict[str, Formula] = {}
+    for R, T in sorted({(min(pair), max(pair)) if symmetric else pair for pair in loops}):
         partners = [(R, T), (R - 1, T - 1), (R, T - 1), (R - 1, T)]
         if R > 1 and all(pair in loops for pair in partners):
-            result[f"creutz_ratio_{R}x{T}"] = derived_observable(creutz_ratio, [loops[pair] for pair in partners])
-    return result
+            found[f"{stem}_{R}x{T}"] = (creutz_ratio, tuple(loops[pair] for pair in partners))
+    return found

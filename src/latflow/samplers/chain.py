@@ -18,8 +18,8 @@ from latflow.errors import LatflowError
 from latflow.interrupt import StopRequested
 from latflow.io.ensemble import EnsembleFile
 from latflow.kernels.base import AbstractKernel
+from latflow.samplers.measured import Observable, measured
 
-Observable = Callable[[Any], Array]
 Progress = Callable[[int, int], None]
 _SECONDS_PER_BLOCK = 1.0
 _BUFFER_BYTES = 1 << 28
@@ -55,8 +55,9 @@ def run_chain(
 
     After `thermalisation` steps that leave no trace, every `measure_every`-th step makes a row: `action`, `acceptance` (mean
     over the steps since the last row), `delta_action` (of the last step), `non_finite` (steps), each (chains,), and
-    `measurements/<name>` (chains, ...) for each of `observables` (functions of one configuration). With `save_every` = k > 0
-    every k-th row also has its `configurations` (chains, *field).
+    `measurements/<name>` (chains, ...) for each of `observables` (functions of one configuration; of one that returns
+    {name: value}, for each of its entries). With `save_every` = k > 0 every k-th row also has its `configurations`
+    (chains, *field).
 
     Step i draws from `fold_in(key, i)`, and every block of steps runs in the same compiled program. The file also holds the
     arrays and numbers of the kernel (such as a tuned step size) and of its state as of the last row; an existing file is
@@ -208,7 +209,7 @@ def _record(observables: dict[str, Observable], states: Any, info: tuple, with_f
     """What one row holds, chain axis first."""
     acceptance, delta_action, non_finite = info
     out = {"action": states.action, "acceptance": acceptance, "delta_action": delta_action, "non_finite": non_finite}
-    out |= {f"measurements/{name}": jax.vmap(f, in_axes=-1)(states.field) for name, f in observables.items()}
+    out |= measured(observables, states.field)
     return {**out, "configurations": jnp.moveaxis(states.field, -1, 0)} if with_fields else out
 
 

@@ -19,10 +19,11 @@ from latflow.flows import needs_audit
 from latflow.interrupt import StopRequested
 from latflow.io.ensemble import EnsembleFile
 from latflow.models import FlowModel
+from latflow.samplers.measured import Observable, measured
 from latflow.samplers.metropolis import Position, independence_metropolis
 
-Observable = Callable[[Any], Array]
 Progress = Callable[[int, int], None]
+_DOUBLE = ("log_q", "action", "log_weight_prior")  # float64 in the file, whatever JAX computes in
 
 
 class ProposalSummary(NamedTuple):
@@ -52,11 +53,12 @@ def draw_proposals(
     """Draw proposals until the ensemble file at `path` holds `num_samples`, and run independence Metropolis over them.
 
     Columns, one row per proposal: `log_q` and `action` (float64), `measurements/<name>` for each of `observables` (functions
-    of one configuration), `configurations` if wanted, and the chain: `chain_index` (row of the configuration at which the chain
-    is) and `accepted`. A model whose density is integrated numerically adds `audit`, |log q forward - log q backward| in
-    nats; a batch in which it exceeds `max_audit` is refused (None: never). The file is continued if it exists; batch b depends
-    on (key, b) only, so an interrupted, a continued and an uninterrupted file agree bit for bit. `theory` and `metadata` are
-    stored as JSON.
+    of one configuration; of one that returns {name: value}, for each of its entries), `configurations` if wanted, and the
+    chain: `chain_index` (row of the configuration at which the chain is) and `accepted`. A model whose density is integrated
+    numerically adds `audit`, |log q forward - log q backward| in nats; a batch in which it exceeds `max_audit` is refused
+    (None: never). The file is continued if it exists; batch b depends on (key, b) only, so an interrupted, a continued and an
+    uninterrupted file agree bit for bit. `theory` and `metadata` are stored as JSON. A prior that holds an ensemble adds
+    `log_weight_prior`, -S - log r of its configurations: what reweighting without the flow would use.
 
     Raises MismatchError if the file is of another theory, key, batch size or set of columns, Interrupted (after saving) if
     `stop` is set, FileError for problems with the file, LatflowError if the model proposes nothing usable or fails its audit.
@@ -70,7 +72,8 @@ def draw_proposals(
     draw = eqx.Partial(_draw, model, action, dict(observables), size=batch_size, with_fields=save_configurations)
     shapes = eqx.filter_eval_shape(draw, draw_key, jnp.zeros((), jnp.int32))
     columns = {name: (leaf.shape[1:], leaf.dtype) for name, leaf in shapes.items()}
-    columns |= {"log_q": ((), np.float64), "action": ((), np.float64), "chain_index": ((), np.int64), "accepted": ((), bool)}
+    columns |= {name: ((), np.float64) for name in _DOUBLE if name in shapes}
+    columns |= {"chain_index": ((), np.int64), "accepted": ((), bool)}
     settings = {"batch_size": batch_size, "key": np.asarray(jax.random.key_data(key)).tolist()}
     with EnsembleFile.open_or_create(
         path, "flow", theory, columns, settings=settings, metadata=metadata, capacity=num_samples
@@ -80,7 +83,7 @@ def draw_proposals(
             batch, skip = divmod(done, batch_size)
             drawn = draw(jax.random.fold_in(draw_key, batch), jnp.asarray(batch * batch_size, jnp.int32))
             rows = {name: np.asarray(value)[skip : skip + num_samples - done] for name, value in drawn.items()}
-            rows |= {name: rows[name].astype(np.float64) for name in ("log_q", "action")}
+            rows |= {name: rows[name].astype(np.float64) for name in _DOUBLE if name in rows}
             log_weight = -rows["action"] - rows["log_q"]
             if max_audit is not None and "audit" in rows:
                 _require_audit(rows["audit"], max_audit)
@@ -130,7 +133,10 @@ def _draw(
     fields, log_q = model.draw(key, size, start=start)
     audit = {"audit": jnp.abs(log_q - model.log_q_of(fields))} if needs_audit(model.bijection) else {}
     out = {**audit, "log_q": log_q, "action": jax.vmap(action, in_axes=-1)(fields)}
-    out |= {f"measurements/{name}": jax.vmap(f, in_axes=-1)(fields) for name, f in observables.items()}
+    if model.prior.limit is not None:
+        stored, log_r = model.prior.draw(key, size, start)
+        out["log_weight_prior"] = -jax.vmap(action, in_axes=-1)(stored) - log_r
+    out |= measured(observables, fields)
     return {**out, "configurations": jnp.moveaxis(fields, -1, 0)} if with_fields else out
 
 

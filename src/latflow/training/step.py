@@ -58,8 +58,11 @@ def make_step(
 ) -> Callable[[TrainState, PRNGKeyArray], tuple[TrainState, StepInfo]]:
     """The jitted step. The key of step i is fold_in(key, i), so that a resumed run repeats an uninterrupted one."""
     optimiser = settings.optimiser()
+    # an argument of the program, not a constant in it: a stored prior may hold gigabytes
+    arrays, structure = eqx.partition(rest, eqx.is_array)
 
-    def step(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, StepInfo]:
+    def step(state: TrainState, key: PRNGKeyArray, arrays: FlowModel) -> tuple[TrainState, StepInfo]:
+        rest = eqx.combine(arrays, structure)
         now, coupling = annealed(action, settings, state.step)
         key = jax.random.fold_in(key, state.step)
         (value, log_weight), gradient = jax.value_and_grad(loss, has_aux=True)(state.parameters, rest, now, key)
@@ -82,4 +85,4 @@ def make_step(
         )
         return new, StepInfo(value, norm, coupling, log_weight)
 
-    return jax.jit(step, donate_argnums=0)
+    return eqx.Partial(jax.jit(step, donate_argnums=0), arrays=arrays)

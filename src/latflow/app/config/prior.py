@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
 
-from latflow.app.config.base import PositiveFloat, Section
+from latflow.app.config.base import NonNegative, Positive, PositiveFloat, Section
 from latflow.app.config.theory import GAUGE, Beta
 
 
@@ -19,6 +19,11 @@ class _Prior(Section):
         theory = sections.get("theory")
         if theory is not None and theory.kind not in self.fits:
             yield "kind", f"the {self.kind} prior does not fit {theory.kind}: {self.advice}"  # type: ignore[attr-defined]
+
+    @property
+    def density(self) -> dict[str, Any]:
+        """The keys that decide which density this is; the others say how many draws of it are kept, and how they are made."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 class HaarPrior(_Prior):
@@ -62,7 +67,82 @@ class ExactPrior(_Prior):
             yield "kind", f'{self.advice}, not for {theory.label}; use "haar"'
 
 
-Prior = Annotated[HaarPrior | NormalPrior | FreePrior | ExactPrior, Field(discriminator="kind")]
+class _StoredPrior(_Prior):
+    """Configurations of the theory at the coupling `beta`; each is mapped once, in order."""
+
+    fits = GAUGE
+    advice = "stored ensembles are of gauge links"
+    beta: Beta
+
+    @property
+    def density(self) -> dict[str, Any]:
+        return {"kind": "stored", "beta": self.beta}
+
+    def sizes(self) -> tuple[int, int] | None:
+        """(configurations, chains) if they are known beforehand."""
+        return None
+
+    def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from super().problems(sections)
+        train, sample, sizes = sections.get("train"), sections.get("sample"), self.sizes()
+        if train is not None and train.steps and train.estimator == "forward":
+            yield "kind", 'the "forward" estimator needs exact samples of the target, not a stored prior; use "path"'
+        if sizes is None or sample is None:
+            return
+        configurations, chains = sizes
+        if sample.num_samples > configurations:
+            yield (
+                "configurations",
+                f"{configurations} are fewer than sample.num_samples = {sample.num_samples}: each is used once",
+            )
+        elif sample.num_samples % chains:
+            yield "chains", f"sample.num_samples = {sample.num_samples} is not a multiple of the {chains} chains"
+        elif sample.num_samples < 5 * chains:
+            of_each = sample.num_samples // chains
+            yield "chains", f"errors need 5 or more; there would be {of_each} configurations of each chain"
+
+
+class EnsemblePrior(_StoredPrior):
+    """`configurations` of the theory at the coupling `beta`, drawn by heatbath (Wilson action) in `chains` chains: one every
+    `separation` sweeps, each with `overrelaxation` overrelaxation sweeps, after `thermalisation` sweeps. The flow maps each
+    of them once, and weights are relative to that theory: log Z becomes log(Z / Z(beta))."""
+
+    kind: Literal["ensemble"]
+    configurations: Annotated[int, Field(ge=16)] = 256
+    chains: Positive = 4
+    thermalisation: NonNegative = 200
+    separation: Positive = 10
+    overrelaxation: NonNegative = 1
+    start: Literal["hot", "cold"] = "cold"
+
+    def sizes(self) -> tuple[int, int]:
+        return self.configurations, self.chains
+
+    def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from super().problems(sections)
+        theory = sections.get("theory")
+        if self.configurations % self.chains:
+            yield "configurations", f"{self.configurations} configurations cannot be divided among {self.chains} chains"
+        if theory is not None and theory.kind in self.fits and any(n % 2 for n in theory.lattice):
+            yield "kind", f"the heatbath updates a checkerboard and needs even extents, got {list(theory.lattice)}"
+
+
+class FilesPrior(_StoredPrior):
+    """Configurations made by another code, one Markov chain: `files` are NERSC or ILDG files, or patterns such as
+    "configs/*.lime" (sorted by the numbers in their names), of the Wilson action at the coupling `beta`. The flow maps each
+    of them once, and weights are relative to that theory: log Z becomes log(Z / Z(beta))."""
+
+    kind: Literal["files"]
+    files: Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
+
+    def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from super().problems(sections)
+        theory = sections.get("theory")
+        if theory is not None and (theory.kind != "sun" or theory.Nc != 3 or len(theory.lattice) != 4):
+            yield "kind", "files hold SU(3) links in four dimensions"
+
+
+Prior = Annotated[HaarPrior | NormalPrior | FreePrior | ExactPrior | EnsemblePrior | FilesPrior, Field(discriminator="kind")]
 
 
 def default_prior(theory_kind: Any) -> dict[str, Any]:

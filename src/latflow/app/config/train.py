@@ -11,9 +11,12 @@ from latflow.app.config.base import NonNegative, NonNegativeFloat, Positive, Pos
 
 
 class Train(Section):
-    """Optimiser, schedule, estimator, annealing, and how often to log and to checkpoint."""
+    """Optimiser, schedule, estimator, annealing, and how often to log and to checkpoint. `start_from` names a run directory, or
+    a model directory, whose flow is the start instead of an untrained one; it may have been trained on another lattice or for
+    another coupling, and with `steps = 0` it is used as it is."""
 
     steps: NonNegative = 1000
+    start_from: str | None = None
     batch_size: Annotated[int, Field(ge=2)] = 256
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: PositiveFloat = 1e-3
@@ -51,5 +54,7 @@ class Train(Section):
                 '"forward" trains on exact samples, which exist for U(1), SU(2) and SU(3) in two dimensions; '
                 'use "path", "plain" or "score"',
             )
+        if flow is not None and flow.kind == "identity" and self.start_from is not None:
+            yield "start_from", "the identity flow has no parameters to start from; leave this out"
         if flow is not None and flow.kind == "identity" and self.steps:
             yield "steps", f"the identity flow has nothing to train; set steps = 0 instead of {self.steps}"

@@ -107,7 +107,8 @@ def observable_table(run: RunData) -> ObservableTable:
         verdict=_agreement(flow_label(run), baseline_label(run.baseline_kind), pulls, theirs),
         alarming=any(distance > LIMIT for distance, _, _ in pulls),
         has_exact=any(row.exact != "–" for row in rows),
-        has_reweighted=any(row.reweighted.text != "–" for row in rows),
+        # a stored ensemble has no other estimate than reweighting
+        has_reweighted=not section(run.summary, "prior") and any(row.reweighted.text != "–" for row in rows),
         has_baseline=any(row.baseline.text != "–" for row in rows),
     )
 
@@ -197,7 +198,7 @@ def flow_cost(run: RunData) -> Cost | None:
     """Cost of the flow chain, None while it has not been drawn or timed."""
     if run.flow is None or run.flow.chain_index is None or run.seconds("sample") is None:
         return None
-    draw = run.seconds("sample") or 0.0
+    draw = (run.seconds("prior") or 0.0) + (run.seconds("sample") or 0.0)
     taus = {name: finite(entry.get("tau_int")) for name, entry in run.observables.items()}
     return _cost(run.flow.chain, run, taus, run.seconds("train") or 0.0, draw, len(run.flow.chain_index))
 

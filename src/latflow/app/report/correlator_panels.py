@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from latflow.app.report.drawing import BASELINE, EXACT, FLOW, Panel, canvas, log_ticks, robust_limits
-from latflow.app.report.numbers import capital, count, finite, label
-from latflow.app.report.run_data import RunData, section
+from latflow.app.report.numbers import capital, count, label
+from latflow.app.report.run_data import RunData, section, vector
 
 _LIMIT = 4
 
@@ -22,25 +22,18 @@ def correlator_panels(run: RunData) -> list[Panel]:
     for name, entry in run.observables.items():
         if name == "two_point" and "two_point_connected" in run.observables:
             continue  # the same up to a constant
-        ours, error = _numbers(entry.get("value")), _numbers(entry.get("error"))
+        if name.startswith("flow_"):
+            continue  # along the gradient flow, not a separation
+        ours, error = vector(entry.get("value")), vector(entry.get("error"))
         if ours is not None and error is not None and ours.shape == error.shape and np.isfinite(ours).sum() > 1:
             panels.append(_panel(name, ours, error, entry))
     return panels[:_LIMIT]
 
 
-def _numbers(values: Any) -> Float[np.ndarray, " separations"] | None:
-    """A list of numbers as an array, gaps as NaN; None for anything else."""
-    if not isinstance(values, list) or any(isinstance(value, list) for value in values):
-        return None
-    return np.array([np.nan if (number := finite(value)) is None else number for value in values])
-
-
 def _panel(name: str, ours: Float[np.ndarray, " n"], error: Float[np.ndarray, " n"], entry: dict[str, Any]) -> Panel:
     slug = f"correlator-{name.replace('_', '-')}"
     baseline = section(entry, "baseline")
-    theirs, their_error, exact = (
-        _numbers(found) for found in (baseline.get("value"), baseline.get("error"), entry.get("exact"))
-    )
+    theirs, their_error, exact = (vector(found) for found in (baseline.get("value"), baseline.get("error"), entry.get("exact")))
     x = np.arange(len(ours), dtype=float)
     drawn = [each for each in (ours, theirs, exact) if each is not None and each.shape == ours.shape]
     everything = np.concatenate(drawn)

@@ -151,7 +151,8 @@ def history_panels(run: RunData) -> tuple[str, list[Panel]]:
         share = f"Both panels span the same {duration(costs[2])} of drawing; training is not counted."
     else:
         share = "Each panel spans its own chain."
-    return f"{capital(quantity(name))} along the chains. {share}", panels
+    where = " at the last flow time" if name == "q" and run.flowed_charge else ""
+    return f"{capital(quantity(name))}{where} along the chains. {share}", panels
 
 
 def _series(run: RunData, name: str) -> tuple[np.ndarray | None, np.ndarray | None]:

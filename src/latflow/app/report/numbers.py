@@ -15,6 +15,9 @@ _LABELS = {
     "action_density": "action density S/V",
     "wilson_loop": "Wilson loop",
     "creutz_ratio": "Creutz ratio",
+    "smeared_wilson_loop": "smeared Wilson loop",
+    "smeared_temporal_loop": "smeared Wilson loop in time",
+    "smeared_creutz_ratio": "smeared Creutz ratio",
     "polyakov": "Re Polyakov loop",
     "polyakov_abs": "|Polyakov loop|",
     "polyakov2": "|Polyakov loop|²",
@@ -22,6 +25,10 @@ _LABELS = {
     "q": "topological charge Q",
     "q2": "⟨Q²⟩",
     "chi_top": "χ_top = ⟨Q²⟩/V",
+    "t_0": "gradient-flow scale t₀",
+    "t_0p35": "gradient-flow scale t at 0.35",
+    "t_0_plaquette": "gradient-flow scale t₀, plaquette",
+    "w_0": "gradient-flow scale w₀",
     "magnetisation": "magnetisation M",
     "abs_magnetisation": "⟨|M|⟩",
     "magnetisation2": "⟨M²⟩",
@@ -37,7 +44,7 @@ _LABELS = {
     "pole_mass": "pole mass",
     "correlation_length": "correlation length ξ",
 }
-_SIZED = re.compile(r"(wilson_loop|creutz_ratio)_(\d+)x(\d+)")
+_SIZED = re.compile(r"((?:smeared_)?(?:wilson_loop|temporal_loop|creutz_ratio))_(\d+)x(\d+)")
 _ROUNDING = 1e-9  # a smaller relative error is no more than rounding
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _BASELINES = {"hmc": "HMC", "heatbath": "heatbath", "metropolis": "local Metropolis"}

@@ -9,7 +9,15 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from latflow.app.report import chain_panels, comparison, correlator_panels, ensemble_panels, story, training_panels
+from latflow.app.report import (
+    chain_panels,
+    comparison,
+    correlator_panels,
+    ensemble_panels,
+    gradient_flow_panels,
+    story,
+    training_panels,
+)
 from latflow.app.report.drawing import Panel
 from latflow.app.report.numbers import baseline_label, duration
 from latflow.app.report.run_data import RunData, load_run
@@ -76,6 +84,7 @@ def render(run: RunData) -> str:
 def shares(run: RunData) -> list[Share]:
     """Wall time per stage, longest stages and short ones alike, in order of execution."""
     names = {
+        "prior": "prior ensemble",
         "train": "training",
         "sample": "sampling",
         "baseline": baseline_label(run.baseline_kind),
@@ -123,6 +132,9 @@ def sections(run: RunData) -> list[Section]:
     if correlators:
         intro = "What depends on a separation: both chains, and the exact result where it is known."
         found.append(Section("correlators", "Correlators", intro, correlators, legend=True))
+    if gradient_flow := gradient_flow_panels.gradient_flow_panels(run):
+        intro = "Smoothed by the gradient flow, in lattice units."
+        found.append(Section("gradient-flow", "Gradient flow", intro, gradient_flow, legend=True))
     return found
 
 

@@ -91,6 +91,11 @@ class RunData:
         """True for a run that trains nothing."""
         return section(self.config, "train").get("steps") == 0
 
+    @property
+    def flowed_charge(self) -> bool:
+        """Whether the topological charge is that of links smoothed by the gradient flow."""
+        return any("flow_charge" in each.measurements for each in (self.flow, self.baseline) if each is not None)
+
     def seconds(self, stage: str) -> float | None:
         """Wall time of `train`, `sample`, `measure` or `baseline`; of an unfinished training from its log."""
         if stage == "train" and self.untrained:
@@ -114,6 +119,13 @@ def section(source: dict[str, Any], key: str) -> dict[str, Any]:
     """A sub-table of a JSON or TOML document, empty where it is missing or something else."""
     found = source.get(key)
     return found if isinstance(found, dict) else {}
+
+
+def vector(values: Any) -> Float[np.ndarray, " n"] | None:
+    """A list of numbers of a JSON or TOML document as an array, gaps as NaN; None for anything else."""
+    if not isinstance(values, list) or any(isinstance(value, list) for value in values):
+        return None
+    return np.array([np.nan if (number := finite(value)) is None else number for value in values], float)
 
 
 def load_run(directory: Path) -> RunData:
@@ -173,6 +185,8 @@ def _training_log(path: Path) -> list[dict[str, Any]]:
 def _measurements(file: EnsembleFile) -> dict[str, np.ndarray]:
     prefix = "measurements/"
     found = {name.removeprefix(prefix): file.read(name) for name in file.columns if name.startswith(prefix)}
+    if "flow_charge" in found:  # the charge of four dimensions is that of the smoothest links
+        found = {"q": found["flow_charge"][..., -1]} | found
     return {name: values for name, values in found.items() if values.dtype.kind in "fiub"}
 
 

@@ -50,19 +50,19 @@ def headlines(run: RunData) -> list[Headline]:
     found = []
     ess = section(run.summary, "ess")
     if finite(ess.get("value")) is not None:
-        found.append(
-            Headline(
-                "Effective sample size", uncertain(ess["value"], ess.get("error")), f"of {count(ess.get('samples'))} proposals"
-            )
-        )
+        alone = section(run.summary, "ess_prior")
+        without = f", {uncertain(alone['value'], alone.get('error'))} without the flow" if alone else ""
+        note = f"of {count(ess.get('samples'))} proposals{without}"
+        found.append(Headline("Effective sample size", uncertain(ess["value"], ess.get("error")), note))
     if finite(run.summary.get("acceptance")) is not None:
         found.append(Headline("Acceptance", percent(run.summary["acceptance"]), _stuck(run)))
     log_z = section(run.summary, "log_z")
     if finite(log_z.get("value")) is not None:
         exact = finite(log_z.get("exact"))
         note = "no closed form known" if exact is None else f"exact {alongside(exact, log_z.get('error'))}"
-        found.append(Headline("log Z", uncertain(log_z["value"], log_z.get("error")), note))
-    stages = [run.seconds(stage) for stage in ("train", "sample")]
+        name = "log Z / Z₀" if section(run.summary, "prior") else "log Z"
+        found.append(Headline(name, uncertain(log_z["value"], log_z.get("error")), note))
+    stages = [run.seconds(stage) for stage in ("prior", "train", "sample")]
     if any(stage is not None for stage in stages):
         baseline = run.seconds("baseline")
         note = f"{baseline_label(run.baseline_kind)} took {duration(baseline)}" if baseline else "no baseline so far"
@@ -85,6 +85,11 @@ def _longest(accepted: np.ndarray) -> int:
 def notices(run: RunData) -> list[str]:
     """Sentences about what is missing because the run is unfinished or a file is damaged."""
     found = list(run.problems)
+    if prior := section(run.summary, "prior"):
+        found.append(
+            f"The flow maps a stored ensemble at β = {prior.get('beta'):g}, each configuration once. Estimates are reweighted "
+            "along its Markov chains; Z₀ is the partition function there. The Metropolis chain only shows the acceptance."
+        )
     if run.flow is None:
         found.append("No ensemble has been drawn yet: this page shows the training only. Finish the run with --resume.")
     elif run.flow.chain_index is None:

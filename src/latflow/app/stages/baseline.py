@@ -29,8 +29,7 @@ def baseline(context: Context) -> None:
         return
     run.provenance.update("baseline", complete=False)
     start_key, tune_key, chain_key = jax.random.split(context.key("baseline"), 3)
-    start = jax.jit(jax.vmap(lambda key: build.start_field(context.config, context.action, key)))
-    fields = start(jax.random.split(start_key, config.chains))
+    fields = start_fields(context, config.start, start_key, config.chains)
     with context.timed("baseline") as timer:
         settings = {**config.model_dump(mode="json", exclude={"trajectories"}), "precision": context.config.precision}
         if isinstance(config, HMCBaseline):
@@ -61,6 +60,12 @@ def baseline(context: Context) -> None:
                 stop=context.stop,
             )
     run.provenance.update("baseline", complete=True, trajectories=config.trajectories)
+
+
+def start_fields(context: Context, start: str, key: Any, chains: int) -> Any:
+    """(chains, *field), where every chain begins."""
+    begin = jax.jit(jax.vmap(lambda key: build.start_field(context.config, context.action, start, key)))
+    return begin(jax.random.split(key, chains))
 
 
 def _rows(context: Context) -> int:

@@ -34,7 +34,7 @@ def _analyse(context: Context, stage: str, with_baseline: bool) -> dict[str, Any
     with context.timed(stage):
         context.output.note("measure   errors by the Gamma method")
         if context.analysis is None:
-            context.analysis = analysis.analyse(run.ensemble, context.action)
+            context.analysis = analysis.analyse(run.ensemble, context.config, context.action)
         chain = run.baseline if with_baseline else None
         result, exported = analysis.summarise(context.base_summary, context.analysis, context.config, context.action, chain)
     result["seconds"] = run.provenance.seconds()

@@ -22,7 +22,7 @@ from latflow.app.run_directory import RunDirectory
 from latflow.interrupt import StopRequested
 
 # Every stream of random numbers is the run's key folded with its own constant, so stages can be redone on their own.
-STREAMS = {"model": 0, "train": 1, "sample": 2, "metropolis": 3, "baseline": 4}
+STREAMS = {"model": 0, "train": 1, "sample": 2, "metropolis": 3, "baseline": 4, "prior": 5}
 
 
 @dataclasses.dataclass

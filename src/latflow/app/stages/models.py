@@ -1,12 +1,19 @@
-"""The trained model of a run: saved as data, and never used for a theory it was not made for."""
+"""The trained model of a run: saved as data, and never used for a theory it was not made for, except on purpose.
+
+What is saved are the parameters: of the flow, and of the prior if it has any. An ensemble as prior stays in `prior.h5`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
+
 from latflow.app import build
+from latflow.app.stages import prior
 from latflow.app.stages.context import Context
 from latflow.errors import DamagedFileError, LatflowError, MismatchError
 from latflow.io.errors import differences
@@ -19,16 +26,77 @@ _MADE_FOR = ("theory", "prior", "flow", "precision")
 def made_for(context: Context) -> dict[str, Any]:
     """What a model depends on besides its training."""
     document = context.config.model_dump(mode="json", exclude_none=True)
-    return {key: document[key] for key in _MADE_FOR}
+    return {**{key: document[key] for key in _MADE_FOR}, "prior": context.config.prior.density}
 
 
 def save(context: Context, model: FlowModel, **facts: Any) -> None:
-    save_model(context.run.model, model, {**made_for(context), "seed": context.config.seed, **facts})
+    head = {**made_for(context), "seed": context.config.seed, "start_from": context.config.train.start_from, **facts}
+    save_model(context.run.model, _saved(model), head)
+
+
+def _saved(model: FlowModel) -> FlowModel:
+    """The part of a model that is saved."""
+    return model if model.prior.trainable else eqx.tree_at(lambda m: m.prior, model, None)
+
+
+def _filled(directory: Path, model: FlowModel) -> FlowModel:
+    """`model` with what is saved in `directory`."""
+    found = load_model(directory, _saved(model))
+    return found if model.prior.trainable else eqx.tree_at(lambda m: m.bijection, model, found.bijection)
+
+
+def build_untrained(context: Context) -> FlowModel:
+    return build.build_model(context.config, context.action, prior.stored(context))
+
+
+def initial(context: Context) -> FlowModel:
+    """Where training starts: an untrained model, or the one that `train.start_from` names.
+
+    Raises LatflowError if there is none, MismatchError if it is of another group, dimension, flow or precision,
+    DamagedFileError for an altered one.
+    """
+    source = _source(context)  # before a prior is drawn, which may take long
+    model = build_untrained(context)
+    if source is None:
+        return model
+    context.output.note(f"train     starts from {source}")
+    return _filled(source, model)
+
+
+def _source(context: Context) -> Path | None:
+    """The model directory that `train.start_from` names, found to fit; raises as `initial`."""
+    source = context.config.train.start_from
+    if source is None:
+        return None
+    directory = Path(source)
+    directory = directory / "model" if (directory / "model" / TENSORS).exists() else directory
+    if not (directory / TENSORS).exists():
+        raise LatflowError(
+            f"train.start_from: {source} holds no trained model", "name a run directory, relative to where latflow is run"
+        )
+    lines = differences(_transferable(read_description(directory)), _transferable(made_for(context)))
+    if lines:
+        raise MismatchError(
+            f"train.start_from: the model in {directory} cannot be used here: " + "; ".join(lines),
+            "only couplings, extents and the prior may differ",
+        )
+    return directory
+
+
+def _transferable(head: Mapping[str, Any]) -> dict[str, Any]:
+    """What must agree where a model serves another volume or coupling."""
+    theory, flow = head.get("theory") or {}, dict(head.get("flow") or {})
+    flow.pop("remat", None)  # a matter of memory
+    return {
+        "theory": {"kind": theory.get("kind"), "Nc": theory.get("Nc"), "dimensions": len(theory.get("lattice") or ())},
+        "flow": flow,
+        "precision": head.get("precision"),
+    }
 
 
 def save_untrained(context: Context) -> None:
-    """Save the model as it is built: all there is to do when nothing is to be trained."""
-    save(context, build.build_model(context.config, context.action), steps=0)
+    """Save the model as training would find it: all there is to do when nothing is to be trained."""
+    save(context, initial(context), steps=0)
 
 
 def exists(context: Context) -> bool:
@@ -65,7 +133,7 @@ def load(context: Context) -> FlowModel:
             f"the model in {context.run.model} was trained for {found.get('steps')} of {config.train.steps} steps",
             f"continue with `latflow train {context.run.path}`",
         )
-    return load_model(context.run.model, build.build_model(config, context.action))
+    return _filled(context.run.model, build_untrained(context))
 
 
 def fingerprint(directory: Path) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from latflow.app.analysis import weights_summary
 from latflow.app.measurements import functions
-from latflow.app.stages import models
+from latflow.app.stages import models, prior
 from latflow.app.stages.context import Context
 from latflow.errors import LatflowError
 from latflow.flows import refined
@@ -39,7 +39,7 @@ def sample(context: Context) -> dict[str, Any]:
                 config.num_samples,
                 config.batch_size,
                 theory=context.theory,
-                metadata={"model": fingerprint, "recipe": context.config.name},
+                metadata={"model": fingerprint, "recipe": context.config.name, "prior": prior.facts(context)},
                 save_configurations=config.save_configurations,
                 max_audit=config.max_audit,
                 on_progress=on_progress,

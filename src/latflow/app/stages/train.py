@@ -21,8 +21,8 @@ def train(context: Context) -> dict[str, Any]:
         if wanted:
             context.output.note(f"train     complete: {wanted} steps")
         return _result(context, models.description(context))
+    model = models.initial(context)  # a stored prior is drawn here, and timed by itself
     with context.timed("train") as timer:
-        model = build.build_model(context.config, context.action)
         facts: dict[str, Any] = {"steps": 0}
         if wanted:
             model, facts = _fit(context, model, timer)
@@ -33,7 +33,7 @@ def train(context: Context) -> dict[str, Any]:
 
 def _fit(context: Context, model: Any, timer: Any) -> tuple[Any, dict[str, Any]]:
     config, log = context.config.train, TrainingLog(context.run.training_log)
-    settings = TrainSettings(**config.model_dump())
+    settings = TrainSettings(**config.model_dump(exclude={"start_from"}))
     context.run.provenance.update("train", complete=False, steps=config.steps)
     last: dict[str, Any] = {}
     with context.progress("train", config.steps, curves=("loss", "ess")) as progress:
