@@ -194,6 +194,16 @@ def measure(
     observables: Annotated[
         list[str] | None, typer.Option("--observable", help="For files: what to measure [default: all]. Repeatable.")
     ] = None,
+    flow_to: Annotated[
+        float | None,
+        typer.Option("--flow-to", metavar="T", help="For files: gradient flow up to the time T, with t_0, w_0 and Q(t)."),
+    ] = None,
+    flow_every: Annotated[
+        float | None, typer.Option("--flow-every", metavar="DT", help="Distance of flow times [default: 0.1].")
+    ] = None,
+    flow_step: Annotated[
+        float | None, typer.Option("--flow-step", metavar="EPS", help="Largest step of the gradient flow [default: 0.02].")
+    ] = None,
     reunitarise: Reunitarise = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -208,6 +218,8 @@ def measure(
         if not any(configurations.is_file_of_links(target) for target in targets):
             if len(targets) > 1:
                 raise LatflowError(f"{targets[0]} is not a configuration file", "give one run, or only configuration files")
+            if any(option is not None for option in (flow_to, flow_every, flow_step)):
+                raise LatflowError("--flow-to is for configuration files", "a run measures at its measure.flow_times")
             from latflow.app.session import execute
 
             overrides = [*(settings or ()), *([] if device is None else [f"device={device}"])]
@@ -217,9 +229,14 @@ def measure(
 
         configure(device or "auto")
         configurations.double_precision()
+        gradient_flow = configurations.flow_through(flow_to, flow_every, flow_step)
         with Progress("measure", len(targets), 0, (), output.quiet) as progress:
             document = configurations.measure(
-                [Path(target) for target in targets], observables, reunitarise, lambda done, _: progress.update(done)
+                [Path(target) for target in targets],
+                observables,
+                reunitarise,
+                lambda done, _: progress.update(done),
+                gradient_flow,
             )
         output.emit(document) if output.as_json else output.text(configurations.render_measurements(document))
         return None
@@ -236,6 +253,7 @@ def convert(
     rows: Annotated[int | None, typer.Option("--rows", metavar="2|3", help="Rows of every matrix, for NERSC.")] = None,
     reunitarise: Reunitarise = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -243,19 +261,22 @@ def convert(
 
     def action(output: Any) -> None:
         from latflow.app import configurations
+        from latflow.app.progress import slices_of
 
         configurations.double_precision()
-        done = configurations.convert(source, destination, format, precision, rows, reunitarise, force)
+        with slices_of("convert", "nothing was written", output.quiet) as note:
+            done = configurations.convert(source, destination, format, precision, rows, reunitarise, force, note)
         text = f"{done['to']}: {done['format'].upper()}, {'x'.join(map(str, done['lattice']))}"
         output.emit(done) if output.as_json else output.text(text)
 
-    _guarded(action, as_json, False, debug)
+    _guarded(action, as_json, quiet, debug)
 
 
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="RUN_DIR|FILE", help="A run directory or a configuration file.")],
     reunitarise: Reunitarise = False,
+    quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -263,15 +284,17 @@ def inspect(
 
     def action(output: Any) -> None:
         from latflow.app import configurations, inspection
+        from latflow.app.progress import slices_of
 
         if configurations.is_file_of_links(path):
             configurations.double_precision()
-            description, text = configurations.describe(path, reunitarise), configurations.render
+            with slices_of("inspect", "the file was not read to its end", output.quiet) as note:
+                description, text = configurations.describe(path, reunitarise, note), configurations.render
         else:
             description, text = inspection.describe(path), inspection.render
         output.emit(description) if output.as_json else output.text(text(description))
 
-    _guarded(action, as_json, False, debug)
+    _guarded(action, as_json, quiet, debug)
 
 
 def main() -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from latflow.errors import Interrupted
+from latflow.interrupt import StopRequested
+
 _EVERY_SECONDS = 10.0
+_PATIENCE = 2.0  # seconds after which a command that is usually quick says how far it is
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -36,9 +42,12 @@ def per_second(rate: float) -> str:
 
 
 class Progress:
-    """Progress of one stage towards `total`; `curves` names the numbers that are drawn over time."""
+    """Progress of one stage towards `total`; `curves` names the numbers that are drawn over time, and nothing is shown of what
+    takes less than `after` seconds."""
 
-    def __init__(self, title: str, total: int, done: int = 0, curves: tuple[str, ...] = (), quiet: bool = False):
+    def __init__(
+        self, title: str, total: int, done: int = 0, curves: tuple[str, ...] = (), quiet: bool = False, after: float = 0.0
+    ):
         self.title = title
         self.total = total
         self.done = done
@@ -47,21 +56,31 @@ class Progress:
         self._quiet = quiet
         self._first = done
         self._started = self._printed = time.monotonic()
+        self._after = after
+        if after:
+            self._printed += after - _EVERY_SECONDS
         self._live: Any = None
 
     def __enter__(self) -> Progress:
-        if not self._quiet and sys.stderr.isatty():
+        self._show()
+        return self
+
+    def _show(self) -> None:
+        """Begin to draw, on a terminal, once there was something to wait for."""
+        if self._live is None and not self._quiet and self._waited() and sys.stderr.isatty():
             from rich.console import Console
             from rich.live import Live
 
             self._live = Live(get_renderable=self._render, console=Console(stderr=True), refresh_per_second=4)
             self._live.__enter__()
-        return self
+
+    def _waited(self) -> bool:
+        return time.monotonic() - self._started >= self._after
 
     def __exit__(self, *exc: Any) -> None:
         if self._live is not None:
             self._live.__exit__(*exc)
-        elif not self._quiet and self.done > self._first:
+        elif not self._quiet and self.done > self._first and self._waited():
             print(self._line(), file=sys.stderr, flush=True)
 
     def update(self, done: int, numbers: Mapping[str, Any] | None = None) -> None:
@@ -71,6 +90,7 @@ class Progress:
         for name, values in self.curves.items():
             if isinstance(value := self.numbers.get(name), int | float):
                 values.append(float(value))
+        self._show()
         now = time.monotonic()
         if self._live is None and not self._quiet and now - self._printed > _EVERY_SECONDS:
             self._printed = now
@@ -108,3 +128,21 @@ class Progress:
         if rest:
             rows.append(Text("  " + "  ".join(f"{name} {value:.4g}" for name, value in rest), style="dim"))
         return Group(*rows)
+
+
+@contextlib.contextmanager
+def slices_of(title: str, otherwise: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Progress through a configuration file, if it takes longer than two seconds: the block tells the function how many time
+    slices of how many are done. SIGINT and SIGTERM end it there with Interrupted, which says `otherwise`."""
+    with StopRequested() as stop, Progress(title, 0, quiet=quiet, after=_PATIENCE) as progress:
+
+        def note(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done)
+            if stop.signum is not None:
+                name = signal.Signals(stop.signum).name
+                raise Interrupted(
+                    f"stopped by {name} after {done} of {total} time slices", f"{otherwise}; run it again", stop.signum
+                )
+
+        yield note

@@ -1,12 +1,13 @@
-"""Small files that are replaced whole or not at all."""
+"""Files that are replaced whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from latflow.io.errors import explained
 
@@ -21,17 +22,32 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 
 def write_pieces(path: Path | str, pieces: Iterable[bytes | memoryview]) -> None:
     """`write_bytes` of all pieces, one after the other."""
+    with replacing(path) as stream:
+        for data in pieces:
+            stream.write(data)
+
+
+def partial_of(path: Path | str) -> Path:
+    """Where the content of `path` is while it is being written."""
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
+    return path.with_name(path.name + ".partial")
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[BinaryIO]:
+    """A new file to write and read, which becomes `path` when the block is left, and nothing if by an exception.
+
+    Raises FileError (DiskFullError); the old file is then untouched.
+    """
+    path, partial = Path(path), partial_of(path)
     with explained(path, "write"):
         try:
-            with partial.open("wb") as stream:
-                for data in pieces:
-                    stream.write(data)
+            with partial.open("w+b") as stream:
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             partial.replace(path)
-        except OSError:
+        except BaseException:  # an interruption leaves no half a file either
             partial.unlink(missing_ok=True)
             raise
         sync_directory(path.parent)

@@ -8,26 +8,25 @@ site r: suma = XOR of c_r rotated left by r mod 29 bits, sumb likewise by r mod 
 from __future__ import annotations
 
 import dataclasses
-import mmap
 import re
 import xml.etree.ElementTree as ET
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
-import jax.numpy as jnp
 import numpy as np
 
 from latflow.errors import FileError
-from latflow.groups import SUN
 from latflow.io import lime
-from latflow.io.atomic import write_pieces
-from latflow.io.errors import explained
-from latflow.io.link_order import Links, from_links, require_unitary, to_links
+from latflow.io.link_order import Links, Slice, deviation, require_unitary
+from latflow.io.slices import Layout, LinkStream, Note, Sums, opened, read_links, write_slices
 
 _FORMAT, _DATA, _CHECKSUM = "ildg-format", "ildg-binary-data", "scidac-checksum"
 _LONGEST_XML = 1 << 16
 _NAMESPACE = "http://www.lqcd.org/ildg"
+
+_R = TypeVar("_R", lime.Record, lime.Place)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,51 +44,68 @@ class IldgConfiguration:
         return self.links.shape[3:]
 
 
-def read_ildg(path: Path | str, *, reunitarise: bool = False) -> IldgConfiguration:
-    """The configuration in a file.
+class IldgFile:
+    """An ILDG file that is open for reading, a `slices.LinkFile`: its records were understood, its links not yet read.
+
+    `records` and `checksum` as in `IldgConfiguration`, but the checksum is not yet verified.
+    """
+
+    states_claims = False
+
+    def __init__(self, path: Path, stream: BinaryIO, size: int):
+        self.path, self.stream = path, stream
+        if not size:
+            raise FileError(f"{path} is empty", "fetch it again")
+        if not lime.is_lime(stream.read(4)):
+            raise FileError(f"{path} is not an ILDG file: it does not begin as LIME files do", "check the path and the format")
+        places = lime.places(path, stream, size)
+        bits, extents = _format(path, _text(stream, _one(path, places, _FORMAT)))
+        data = _one(path, places, _DATA)
+        self.start = data.start
+        self.layout = Layout(extents, 3, np.dtype(f">f{bits // 8}"))
+        self.layout.require_size(path, data.length, f"{bits} bits")
+        self.checksum: tuple[int, int] | None = None
+        if any(place.kind == _CHECKSUM for place in places):
+            self.checksum = _stated(path, _text(stream, _one(path, places, _CHECKSUM)))
+        self.records = [
+            lime.Record(_DATA, b"", place.begins, place.ends) if place.kind == _DATA else place.record(stream)
+            for place in places
+        ]
+        found = [r.kind for r in self.records if len(r.data) <= _LONGEST_XML and b"<suma>" in r.data]
+        if found and self.checksum is None:
+            raise FileError(f"{path} has checksums in a record of the type {found[0]}", "its type is damaged: fetch it again")
+
+    def new_checksum(self) -> ScidacChecksum | None:
+        return None if self.checksum is None else ScidacChecksum(self.layout)
+
+    def verify(self, checksum: ScidacChecksum | None, sums: Sums) -> None:
+        if checksum is not None and self.checksum is not None and (found := checksum.sums) != self.checksum:
+            raise FileError(
+                f"{self.path} has checksums {found[0]:x} and {found[1]:x}, it states {self.checksum[0]:x} and "
+                f"{self.checksum[1]:x}",
+                "it is damaged: fetch it again",
+            )
+
+
+def read_ildg(path: Path | str, *, reunitarise: bool = False, note: Note | None = None) -> IldgConfiguration:
+    """The configuration in a file. `note` is told how many of how many time slices have been read.
 
     Raises FileError, which names what disagrees, for a damaged container, another kind of field, a size that does not fit the
     dimensions, a wrong checksum, and links further from SU(3) than 1e-6 (32 bit) or 1e-12 (64 bit) unless `reunitarise`. A file
     without a checksum is read, and says so by `checksum`.
     """
-    path = Path(path)
-    with explained(path, "read"), path.open("rb") as stream:
-        if not stream.seek(0, 2):
-            raise FileError(f"{path} is empty", "fetch it again")
-        content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-    if not lime.is_lime(content):
-        raise FileError(f"{path} is not an ILDG file: it does not begin as LIME files do", "check the path and the format")
-    records = lime.parse(path, content)
-    bits, extents = _format(path, _one(path, records, _FORMAT))
-    data = _one(path, records, _DATA).data
-    sites = int(np.prod(extents))
-    if len(data) != sites * 72 * bits // 8:
-        raise FileError(
-            f"{path} has {len(data)} bytes of links, but {'x'.join(map(str, extents))} sites in {bits} bits need "
-            f"{sites * 72 * bits // 8}",
-            "it is truncated or its header is damaged: fetch it again",
-        )
-    checksum = None
-    if any(record.kind == _CHECKSUM for record in records):
-        checksum = _stated(path, _one(path, records, _CHECKSUM))
-        if (found := scidac_checksum(data, sites)) != checksum:
-            raise FileError(
-                f"{path} has checksums {found[0]:x} and {found[1]:x}, it states {checksum[0]:x} and {checksum[1]:x}",
-                "it is damaged: fetch it again",
-            )
-    elif found := [r.kind for r in records if len(r.data) <= _LONGEST_XML and b"<suma>" in bytes(r.data)]:
-        raise FileError(f"{path} has checksums in a record of the type {found[0]}", "its type is damaged: fetch it again")
-    links = to_links(np.frombuffer(data, f">f{bits // 8}"), 3, extents)
-    if reunitarise:
-        links = np.asarray(SUN(3).reunitarise(jnp.asarray(links))[0])
-    else:
-        require_unitary(path, links)
-    kept = [record._replace(data=b"" if record.kind == _DATA else bytes(record.data)) for record in records]
-    return IldgConfiguration(links, checksum, kept)
+    with opened(path, IldgFile) as file:
+        return IldgConfiguration(read_links(file, reunitarise, note), file.checksum, file.records)
 
 
-def write_ildg(path: Path | str, links: np.ndarray, *, like: IldgConfiguration | None = None, bits: int | None = None) -> None:
-    """Write links `(3, 3, 4, T, X, Y, Z)`, whole or not at all.
+def write_ildg(
+    path: Path | str,
+    links: np.ndarray | LinkStream,
+    *,
+    like: IldgConfiguration | IldgFile | None = None,
+    bits: int | None = None,
+) -> None:
+    """Write links `(3, 3, 4, T, X, Y, Z)`, or time slices of them, whole or not at all.
 
     The records of a configuration that was read (`like`) are kept, so that unchanged links give the same file bit for bit; for
     changed links the checksum is new. Without one, `bits` (32 or 64; that of the links) makes new records.
@@ -97,41 +113,74 @@ def write_ildg(path: Path | str, links: np.ndarray, *, like: IldgConfiguration |
     Raises ValueError for other arguments and links of another shape, FileError for links further from SU(3) than `read_ildg`
     would accept and if the file cannot be written.
     """
-    if links.ndim != 7 or links.shape[:3] != (3, 3, 4) or not np.iscomplexobj(links):
-        raise ValueError(f"an ILDG file holds complex links of shape (3, 3, 4, T, X, Y, Z), got {links.dtype} {links.shape}")
+    links = LinkStream.of(links, "an ILDG file")
     path = Path(path)
     if like is None:
         bits = 4 * links.dtype.itemsize if bits is None else bits
         if bits not in (32, 64):
             raise ValueError(f"an ILDG file has 32 or 64 bits, got bits={bits}")
         records = [
-            lime.Record(_FORMAT, _format_xml(bits, links.shape[3:]), True, False),
+            lime.Record(_FORMAT, _format_xml(bits, links.extents), True, False),
             lime.Record(_DATA, b"", False, False),
             lime.Record(_CHECKSUM, b"", False, True),
         ]
     else:
         records = list(like.records)
+        _one(path, records, _DATA)
         bits, extents = _format(path, _one(path, records, _FORMAT))
-        if extents != links.shape[3:]:
-            raise ValueError(f"the records are of the lattice {extents}, the links are of {links.shape[3:]}")
-    require_unitary(path, links.astype(np.complex64) if bits == 32 else links)
-    data = from_links(links, 3, np.dtype(f">f{bits // 8}")).view(np.uint8).data
-    sums = scidac_checksum(data, int(np.prod(links.shape[3:])))
-    for i, record in enumerate(records):
-        if record.kind == _DATA:
-            records[i] = record._replace(data=data)
-        elif record.kind == _CHECKSUM and (like is None or like.checksum != sums):
-            records[i] = record._replace(data=_checksum_xml(*sums))
-    write_pieces(path, lime.pieces(records))
+        if extents != links.extents:
+            raise ValueError(f"the records are of the lattice {extents}, the links are of {links.extents}")
+    layout = Layout(links.extents, 3, np.dtype(f">f{bits // 8}"))
+    write_slices(path, links.slices, _Frame(path, layout, records, None if like is None else like.checksum))
 
 
-def scidac_checksum(data: memoryview | bytes, sites: int) -> tuple[int, int]:
-    """(suma, sumb) of the bytes of all links, sites in file order."""
-    size = len(data) // sites
-    crc32 = zlib.crc32
-    crc = np.fromiter((crc32(data[i : i + size]) for i in range(0, len(data), size)), np.uint32, sites)
-    rank = np.arange(sites, dtype=np.uint32)
-    return _folded(crc, rank % np.uint32(29)), _folded(crc, rank % np.uint32(31))
+class _Frame:
+    """The records before and after the links, a `slices.Frame`. `checksum`: what the records state already."""
+
+    def __init__(self, path: Path, layout: Layout, records: list[lime.Record], checksum: tuple[int, int] | None):
+        self.layout = layout
+        self._path, self._records, self._checksum = path, records, checksum
+        self._found = ScidacChecksum(layout)
+        self._worst, self._dtype = 0.0, np.dtype(np.complex64)
+        self.reserved = len(self._texts()[0])
+
+    def add(self, u: Slice, data: memoryview) -> None:
+        self._found.add(data)
+        if self.layout.dtype == np.complex64:
+            u = u.astype(np.complex64, copy=False)  # what a reader of the file will find
+        self._worst, self._dtype = float(np.maximum(self._worst, deviation(u))), u.dtype  # nan stays
+
+    def finish(self) -> tuple[bytes, bytes]:
+        require_unitary(self._path, self._worst, self._dtype)
+        if self._found.sums != self._checksum:
+            new = _checksum_xml(*self._found.sums)
+            self._records = [r._replace(data=new) if r.kind == _CHECKSUM else r for r in self._records]
+        return self._texts()
+
+    def _texts(self) -> tuple[bytes, bytes]:
+        at = next(i for i, record in enumerate(self._records) if record.kind == _DATA)
+        length = self.layout.extents[0] * self.layout.slice_bytes
+        before = [*map(lime.packed, self._records[:at]), lime.header(self._records[at], length)]
+        return b"".join(before), b"".join([lime.fill(length), *map(lime.packed, self._records[at + 1 :])])
+
+
+class ScidacChecksum:
+    """(suma, sumb) of the bytes of the links, sites in file order, slice by slice."""
+
+    def __init__(self, layout: Layout):
+        self._site = 4 * layout.rows * 6 * layout.floats.itemsize
+        self._sites = 0
+        self.sums = (0, 0)
+
+    def add(self, data: memoryview) -> None:
+        """The next bytes, of whole sites."""
+        size, crc32 = self._site, zlib.crc32
+        count = len(data) // size
+        crc = np.fromiter((crc32(data[i : i + size]) for i in range(0, len(data), size)), np.uint32, count)
+        rank = np.arange(self._sites, self._sites + count, dtype=np.uint64)
+        suma, sumb = (_folded(crc, (rank % np.uint64(modulus)).astype(np.uint32)) for modulus in (29, 31))
+        self._sites += count
+        self.sums = self.sums[0] ^ suma, self.sums[1] ^ sumb
 
 
 def _folded(crc: np.ndarray, shift: np.ndarray) -> int:
@@ -139,7 +188,12 @@ def _folded(crc: np.ndarray, shift: np.ndarray) -> int:
     return int(np.bitwise_xor.reduce(rotated))
 
 
-def _one(path: Path | str, records: Sequence[lime.Record], kind: str) -> lime.Record:
+def _text(stream: BinaryIO, place: lime.Place) -> lime.Record:
+    """A record that should be short XML; of a longer one, enough to see that it is longer."""
+    return place.record(stream, _LONGEST_XML + 1)
+
+
+def _one(path: Path | str, records: Sequence[_R], kind: str) -> _R:
     found = [record for record in records if record.kind == kind]
     if len(found) != 1:
         there = ", ".join(dict.fromkeys(record.kind for record in records))

@@ -1,8 +1,8 @@
-"""SU(3) links between the order of configuration files and ours, and whether they are SU(3).
+"""SU(3) links between the order of configuration files and ours, and how far they are from SU(3).
 
 Files: sites with x fastest and t slowest, at each the directions x, y, z, t, each a matrix by rows. Here:
-`(3, 3, 4, T, X, Y, Z)`, direction 0 is t, in the links as in the lattice axes. Both ways work slice by slice of t, so that a
-slice stays in the cache.
+`(3, 3, 4, T, X, Y, Z)`, direction 0 is t, in the links as in the lattice axes. Everything works on one time slice,
+`(3, 3, 4, X, Y, Z)`: a slice stays in the cache, and files may be larger than memory.
 """
 
 from __future__ import annotations
@@ -15,71 +15,67 @@ from jaxtyping import Complex
 from latflow.errors import FileError
 
 Links = Complex[np.ndarray, "3 3 4 T X Y Z"]
+Slice = Complex[np.ndarray, "3 3 4 X Y Z"]
 
 RE_UNITARISE = "read it with reunitarise=True (on the command line --reunitarise) if you trust it"
 
+# Damage is known from the checksum, at the end; until then the links may be anything, and that is no news.
+_QUIET = np.errstate(over="ignore", invalid="ignore")
 
-def to_links(data: np.ndarray, rows: int, extents: tuple[int, ...]) -> Links:
-    """Links of the `data` of a file, floats of any byte order; of two `rows` the third is the conjugate cross product."""
-    t, x, y, z = extents
+
+@_QUIET
+def slice_to_links(data: np.ndarray, rows: int, out: Slice) -> None:
+    """Fill `out` with the links of the `data` of a time slice, floats of any byte order; of two `rows` the third is the
+    conjugate cross product."""
     native = data.dtype.newbyteorder("=")
-    complex_type = np.result_type(native, np.complex64)
-    out = np.empty((3, 3, 4, t, x, y, z), complex_type)
-    for slice_, filled in zip(data.reshape(t, -1), np.moveaxis(out, 3, 0), strict=True):
-        u = slice_.astype(native).view(complex_type).reshape(z, y, x, 4, rows, 3)
-        filled[:rows] = u.transpose(4, 5, 3, 2, 1, 0)[:, :, [3, 0, 1, 2]]
-        if rows == 2:
-            filled[2] = _third_row(filled)
-    return out
+    x, y, z = out.shape[3:]
+    u = data.astype(native).view(out.dtype).reshape(z, y, x, 4, rows, 3)
+    out[:rows] = u.transpose(4, 5, 3, 2, 1, 0)[:, :, [3, 0, 1, 2]]
+    if rows == 2:
+        out[2] = _third_row(out)
 
 
-def from_links(links: Links, rows: int, floats: np.dtype) -> np.ndarray:
-    """The data of a file, one axis of `floats`."""
+@_QUIET
+def slice_from_links(u: Slice, rows: int, floats: np.dtype) -> np.ndarray:
+    """The data of a time slice of a file, one axis of `floats`."""
     complex_type = np.complex64 if floats.itemsize == 4 else np.complex128
-    out = np.empty((links.shape[3], 4 * rows * 6 * int(np.prod(links.shape[4:]))), floats)
-    for written, u in zip(out, np.moveaxis(links, 3, 0), strict=True):
-        ordered = u[:rows, :, [1, 2, 3, 0]].transpose(5, 4, 3, 2, 0, 1)
-        written[:] = np.ascontiguousarray(ordered, complex_type).view(floats.newbyteorder("=")).reshape(-1)
-    return out.reshape(-1)
+    ordered = u[:rows, :, [1, 2, 3, 0]].transpose(5, 4, 3, 2, 0, 1)
+    return np.ascontiguousarray(ordered, complex_type).view(floats.newbyteorder("=")).reshape(-1).astype(floats, copy=False)
 
 
-def deviation(links: Links) -> float:
-    """How far the links are from SU(3): the largest deviation of a scalar product of the first two rows from 0 or 1, and of the
+@_QUIET
+def deviation(u: Slice) -> float:
+    """How far links are from SU(3): the largest deviation of a scalar product of the first two rows from 0 or 1, and of the
     third row from the conjugate cross product of those, in which unit determinant is included. nan for non-finite links."""
-    worst = 0.0
-    for u in np.moveaxis(links, 3, 0):
-        a, b, c = u.astype(np.complex128, copy=False)
-        found = [_dot(a, a) - 1, _dot(b, b) - 1, _dot(a, b), c - _third_row(u)]
-        worst = max(worst, *(float(np.abs(x).max()) for x in found))
-        if not np.isfinite(u).all():
-            return float("nan")
-    return worst
+    if not np.isfinite(u).all():
+        return float("nan")
+    a, b, c = v = u.astype(np.complex128, copy=False)
+    found = [_dot(a, a) - 1, _dot(b, b) - 1, _dot(a, b), c - _third_row(v)]
+    return max(float(np.abs(x).max()) for x in found)
 
 
-def require_unitary(path: Path | str, links: Links) -> None:
-    """Raises FileError for links further from SU(3) than 1e-6 (single) or 1e-12 (double precision)."""
-    limit = 1e-6 if links.dtype == np.complex64 else 1e-12
-    worst = deviation(links)
+def require_unitary(path: Path | str, worst: float, dtype: np.dtype) -> None:
+    """Raises FileError for a `deviation` above 1e-6 (links of single) or 1e-12 (double precision)."""
+    limit = 1e-6 if dtype == np.complex64 else 1e-12
     if not worst <= limit:
         raise FileError(f"{path} has links that are {worst:.1e} away from SU(3), more than {limit:g}", RE_UNITARISE)
 
 
-def mean_plaquette(links: Links) -> float:
-    """Re tr of the plaquette divided by 3, averaged over all of them; every time slice in the precision of the links."""
-    total, T = 0.0, links.shape[3]
-    for t in range(T):
-        here, above = links[:, :, :, t], links[:, :, :, (t + 1) % T]
+@_QUIET
+def add_plaquettes(total: float, here: Slice, above: Slice) -> float:
+    """`total` plus Re tr of every plaquette that begins in the time slice `here`, of which `above` is the next; every product
+    in the precision of the links."""
 
-        def ahead(nu: int, mu: int, here=here, above=above) -> np.ndarray:
-            """The links of direction nu, one step in direction mu further."""
-            return above[:, :, nu] if mu == 0 else np.roll(here[:, :, nu], -1, axis=1 + mu)
+    def ahead(nu: int, mu: int) -> np.ndarray:
+        """The links of direction nu, one step in direction mu further."""
+        return above[:, :, nu] if mu == 0 else np.roll(here[:, :, nu], -1, axis=1 + mu)
 
-        for mu in range(4):
-            for nu in range(mu + 1, 4):
-                one = _product(here[:, :, mu], ahead(nu, mu))
-                other = _product(here[:, :, nu], ahead(mu, nu))
-                total += float(np.vdot(other, one).real)
-    return total / (3 * 6 * int(np.prod(links.shape[3:])))
+    for mu in range(4):
+        for nu in range(mu + 1, 4):
+            one = _product(here[:, :, mu], ahead(nu, mu))
+            other = _product(here[:, :, nu], ahead(mu, nu))
+            total += float(np.vdot(other, one).real)
+    return total
 
 
 def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -13,16 +13,13 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
-import jax.numpy as jnp
 import numpy as np
 
 from latflow.errors import FileError
-from latflow.groups import SUN
-from latflow.io.atomic import write_bytes
-from latflow.io.errors import explained
-from latflow.io.link_order import Links, from_links, mean_plaquette, require_unitary, to_links
+from latflow.io.link_order import Links, Slice, require_unitary
+from latflow.io.slices import Layout, LinkStream, Note, Sums, opened, raw_slices, read_links, write_slices
 
 T = TypeVar("T")
 
@@ -49,51 +46,76 @@ class NerscConfiguration:
         return self.links.shape[3:]
 
 
-def read_nersc(path: Path | str, *, reunitarise: bool = False) -> NerscConfiguration:
-    """The configuration in a file.
+class NerscFile:
+    """A NERSC file that is open for reading, a `slices.LinkFile`: its header was understood, its links not yet read.
+
+    `header` and `little_endian` as in `NerscConfiguration`.
+    """
+
+    states_claims = True
+
+    def __init__(self, path: Path, stream: BinaryIO, size: int):
+        self.path, self.stream = path, stream
+        self.header, self.start = _header(path, stream.read(_LONGEST_HEADER))
+        self.layout = _layout(path, self.header)
+        self._expected = _number(path, self.header, "CHECKSUM", lambda text: int(text, 16))
+        self._claims = {key: _number(path, self.header, key, float) for key in ("LINK_TRACE", "PLAQUETTE")}
+        self.layout.require_size(path, size - self.start, self.header["FLOATING_POINT"].strip())
+        if not self.header["FLOATING_POINT"].strip().endswith(("BIG", "LITTLE")):
+            self._find_byte_order()
+
+    @property
+    def little_endian(self) -> bool:
+        return self.layout.floats.newbyteorder("<") == self.layout.floats
+
+    def new_checksum(self) -> NerscChecksum:
+        return NerscChecksum(self.layout.floats)
+
+    def verify(self, checksum: NerscChecksum, sums: Sums) -> None:
+        if checksum.value != self._expected:
+            raise FileError(
+                f"{self.path} has checksum {checksum.value:x}, its header says {self._expected:x}",
+                "it is damaged: fetch it again",
+            )
+        for (key, claimed), found in zip(self._claims.items(), (sums.link_trace, sums.plaquette), strict=True):
+            mantissa, _, exponent = self.header[key].strip().lower().partition("e")
+            resolution = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+            rounding = 1e-5 if self.layout.dtype == np.complex64 else 1e-8
+            if not abs(found - claimed) <= resolution + rounding:
+                raise FileError(
+                    f"{self.path} has {key} {found:.10g}, its header says {claimed:.10g}", "it is damaged: fetch it again"
+                )
+
+    def _find_byte_order(self) -> None:
+        """Reads all links once: what the checksum is of, tells."""
+        checksum = self.new_checksum()
+        for data in raw_slices(self):
+            checksum.add(data)
+        if checksum.value != self._expected:
+            self.layout = self.layout._replace(floats=self.layout.floats.newbyteorder())
+
+
+def read_nersc(path: Path | str, *, reunitarise: bool = False, note: Note | None = None) -> NerscConfiguration:
+    """The configuration in a file. `note` is told how many of how many time slices have been read.
 
     Raises FileError, which names what disagrees, for an unknown header, a size that does not fit the dimensions, a wrong
     checksum, links further from SU(3) than 1e-6 (32 bit) or 1e-12 (64 bit) unless `reunitarise`, and a plaquette or link trace
     that is not that of the header.
     """
-    path = Path(path)
-    with explained(path, "read"):
-        content = path.read_bytes()
-    header, start = _header(path, content)
-    rows, extents = _rows(path, header), _extents(path, header)
-    expected = _checksum_of_header(path, header)
-    floats = np.dtype(_choice(path, header, "FLOATING_POINT", _FLOATS))
-    count = int(np.prod(extents)) * 4 * rows * 3 * 2
-    if len(content) - start != count * floats.itemsize:
-        raise FileError(
-            f"{path} has {len(content) - start} bytes of links, but {'x'.join(map(str, extents))} sites of {rows} rows in "
-            f"{header['FLOATING_POINT']} need {count * floats.itemsize}",
-            "it is truncated or its header is damaged: fetch it again",
-        )
-    data = np.frombuffer(content, floats, count, start)
-    if _checksum(data) != expected and not header["FLOATING_POINT"].endswith(("BIG", "LITTLE")):
-        data = data.view(floats.newbyteorder())
-    if (found := _checksum(data)) != expected:
-        raise FileError(f"{path} has checksum {found:x}, its header says {expected:x}", "it is damaged: fetch it again")
-    links = to_links(data, rows, extents)
-    _require_claims(path, header, links)
-    if not reunitarise:
-        require_unitary(path, links)
-    else:
-        links = np.asarray(SUN(3).reunitarise(jnp.asarray(links))[0])
-    return NerscConfiguration(links, header, data.dtype.newbyteorder("<") == data.dtype)
+    with opened(path, NerscFile) as file:
+        return NerscConfiguration(read_links(file, reunitarise, note), file.header, file.little_endian)
 
 
 def write_nersc(
     path: Path | str,
-    links: np.ndarray,
+    links: np.ndarray | LinkStream,
     *,
-    like: NerscConfiguration | None = None,
+    like: NerscConfiguration | NerscFile | None = None,
     rows: int = 3,
     bits: int | None = None,
     little_endian: bool = False,
 ) -> None:
-    """Write links `(3, 3, 4, T, X, Y, Z)`, whole or not at all.
+    """Write links `(3, 3, 4, T, X, Y, Z)`, or time slices of them, whole or not at all.
 
     The format and the header lines of a configuration that was read (`like`) are kept, so that unchanged links give the same
     file bit for bit; for changed links the checksum, plaquette and link trace are new. Without one, `rows` (2 or 3), `bits` (32
@@ -102,17 +124,18 @@ def write_nersc(
     Raises ValueError for other arguments and links of another shape, FileError for links further from SU(3) than `read_nersc`
     would accept and if the file cannot be written.
     """
-    if links.ndim != 7 or links.shape[:3] != (3, 3, 4) or not np.iscomplexobj(links):
-        raise ValueError(f"a NERSC file holds complex links of shape (3, 3, 4, T, X, Y, Z), got {links.dtype} {links.shape}")
+    links = LinkStream.of(links, "a NERSC file")
+    path = Path(path)
     if like is None:
         bits = 4 * links.dtype.itemsize if bits is None else bits
         if rows not in (2, 3) or bits not in (32, 64):
             raise ValueError(f"a NERSC file has 2 or 3 rows and 32 or 64 bits, got rows={rows}, bits={bits}")
+        t, x, y, z = links.extents
         lines = {
             "HDR_VERSION": "1.0",
             "DATATYPE": "4D_SU3_GAUGE_3x3" if rows == 3 else "4D_SU3_GAUGE",
             "STORAGE_FORMAT": "1.0",
-            **{f"DIMENSION_{i}": str(links.shape[a]) for i, a in enumerate((4, 5, 6, 3), start=1)},
+            **{f"DIMENSION_{i}": str(extent) for i, extent in enumerate((x, y, z, t), start=1)},
             "CHECKSUM": "0",
             "LINK_TRACE": "0",
             "PLAQUETTE": "0",
@@ -121,18 +144,47 @@ def write_nersc(
         }
     else:
         lines, little_endian = dict(like.header), like.little_endian
-    path = Path(path)
-    rows, extents = _rows(path, lines), _extents(path, lines)
-    if extents != links.shape[3:]:
-        raise ValueError(f"the header is of the lattice {extents}, the links are of {links.shape[3:]}")
-    floats = np.dtype(_choice(path, lines, "FLOATING_POINT", _FLOATS)).newbyteorder("<" if little_endian else ">")
-    data = from_links(links, rows, floats)
-    if _checksum(data) != int(lines["CHECKSUM"], 16):
-        require_unitary(path, links)
-        trace, mean = _claims(links)
-        lines |= {"CHECKSUM": f"{_checksum(data):x}", "LINK_TRACE": f"{trace:.10g}", "PLAQUETTE": f"{mean:.10g}"}
-    text = "".join(f"{key} = {value}\n" for key, value in lines.items()).encode("latin-1")
-    write_bytes(path, _BEGIN + text + _END + data.tobytes())
+    layout = _layout(path, lines)
+    if layout.extents != links.extents:
+        raise ValueError(f"the header is of the lattice {layout.extents}, the links are of {links.extents}")
+    layout = layout._replace(floats=layout.floats.newbyteorder("<" if little_endian else ">"))
+    write_slices(path, links.slices, _Frame(path, layout, lines, links, None if like is None else int(lines["CHECKSUM"], 16)))
+
+
+class _Frame:
+    """The header before the links, a `slices.Frame`. `checksum`: of the links that the lines are of."""
+
+    def __init__(self, path: Path, layout: Layout, lines: dict[str, str], links: LinkStream, checksum: int | None):
+        self.layout = layout
+        self._path, self._lines, self._links, self._checksum = path, lines, links, checksum
+        self._found = NerscChecksum(layout.floats)
+        self.reserved = len(self._text(lines))
+
+    def add(self, u: Slice, data: memoryview) -> None:
+        self._found.add(data)
+
+    def finish(self) -> tuple[bytes, bytes]:
+        if self._found.value != self._checksum:
+            sums = self._links.sums()
+            require_unitary(self._path, sums.deviation, self._links.dtype)
+            trace, mean = f"{sums.link_trace:.10g}", f"{sums.plaquette:.10g}"
+            self._lines |= {"CHECKSUM": f"{self._found.value:x}", "LINK_TRACE": trace, "PLAQUETTE": mean}
+        return self._text(self._lines), b""
+
+    def _text(self, lines: Mapping[str, str]) -> bytes:
+        return _BEGIN + "".join(f"{key} = {value}\n" for key, value in lines.items()).encode("latin-1") + _END
+
+
+class NerscChecksum:
+    """The sum of all 32-bit words modulo 2^32, in the byte order of the floats, slice by slice."""
+
+    def __init__(self, floats: np.dtype):
+        self._words = np.dtype("u4").newbyteorder(floats.byteorder)
+        self.value = 0
+
+    def add(self, data: memoryview) -> None:
+        """The next bytes."""
+        self.value = (self.value + int(np.frombuffer(data, self._words).sum(dtype=np.uint64))) & 0xFFFFFFFF
 
 
 def _header(path: Path, content: bytes) -> tuple[dict[str, str], int]:
@@ -171,8 +223,10 @@ def _number(path: Path, header: Mapping[str, str], key: str, convert):
         raise FileError(f"{path} has {key} = {text}", "that is not a number: the header is damaged") from error
 
 
-def _rows(path: Path, header: Mapping[str, str]) -> int:
-    return _choice(path, header, "DATATYPE", _ROWS)
+def _layout(path: Path, header: Mapping[str, str]) -> Layout:
+    rows = _choice(path, header, "DATATYPE", _ROWS)
+    extents = _extents(path, header)
+    return Layout(extents, rows, np.dtype(_choice(path, header, "FLOATING_POINT", _FLOATS)))
 
 
 def _extents(path: Path, header: Mapping[str, str]) -> tuple[int, ...]:
@@ -180,28 +234,3 @@ def _extents(path: Path, header: Mapping[str, str]) -> tuple[int, ...]:
     if min(x, y, z, t) < 1:
         raise FileError(f"{path} has dimensions {(x, y, z, t)}", "they must be positive: the header is damaged")
     return t, x, y, z
-
-
-def _checksum_of_header(path: Path, header: Mapping[str, str]) -> int:
-    return _number(path, header, "CHECKSUM", lambda text: int(text, 16))
-
-
-def _checksum(data: np.ndarray) -> int:
-    words = data.view(np.dtype("u4").newbyteorder(data.dtype.byteorder))
-    return int(words.sum(dtype=np.uint64)) & 0xFFFFFFFF
-
-
-def _claims(links: Links) -> tuple[float, float]:
-    """(link trace, mean plaquette), both divided by 3."""
-    trace = sum(links[i, i].real.mean(dtype=np.float64) for i in range(3)) / 3
-    return float(trace), mean_plaquette(links)
-
-
-def _require_claims(path: Path, header: Mapping[str, str], links: Links) -> None:
-    for key, found in zip(("LINK_TRACE", "PLAQUETTE"), _claims(links), strict=True):
-        claimed = _number(path, header, key, float)
-        mantissa, _, exponent = header[key].strip().lower().partition("e")
-        resolution = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
-        rounding = 1e-5 if links.dtype == np.complex64 else 1e-8
-        if not abs(found - claimed) <= resolution + rounding:
-            raise FileError(f"{path} has {key} {found:.10g}, its header says {claimed:.10g}", "it is damaged: fetch it again")
