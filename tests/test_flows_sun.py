@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from contracts import gauge_transform
 
-from latflow.flows import ResidualCoupling, SpectralCoupling, sun_coupling_flow
+from latflow.flows import ResidualCoupling, ResidualSweep, SpectralCoupling, sun_coupling_flow
 from latflow.flows.staple_view import BlockStaples, ConvolutedStaples, PlaquetteStaples
 from latflow.flows.weyl_cell import angles_of, to_cell
 from latflow.groups import SUN
@@ -76,6 +76,8 @@ ROWS = {
     "residual block SU(3)": Row(
         lambda: ResidualCoupling(BlockStaples(coarse_to_fine(SQUARE)[1][0], SUN(3), (4, 2)), key=KEY, **SMALL), 3, SQUARE, 2
     ),
+    "sweep SU(3)": Row(lambda: ResidualSweep(SQUARE, SUN(3), rounds=1, dtype=F64), 3, SQUARE, 32),
+    "sweep SU(2) 3D": Row(lambda: ResidualSweep(CUBE, SUN(2), rounds=2, dtype=F64), 2, CUBE, 192, jacobian=False),
     "coarse-to-fine SU(2)": Row(
         lambda: sun_coupling_flow(
             Geometry((2, 4)),

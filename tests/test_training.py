@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from latflow.actions import AbstractAction, FreeScalar, WilsonGauge
 from latflow.errors import MismatchError
 from latflow.exact import TorusU1Sampler
-from latflow.flows import AbstractBijection, Identity, u1_coupling_flow
+from latflow.flows import AbstractBijection, ContinuousFlow, Identity, U1LoopTerms, u1_coupling_flow
 from latflow.flows.spline import harmonic_inverse
 from latflow.groups import U1, RealLine
 from latflow.lattice import Geometry
@@ -27,6 +27,7 @@ from latflow.training import (
     forward_kl,
     path_reverse_kl,
     plain_reverse_kl,
+    prior_variance,
     score_reverse_kl,
 )
 from latflow.training.step import annealed, initial_state, make_step
@@ -284,3 +285,45 @@ def test_each_level_learns_its_exact_conditional():
             log_p -= np.log(np.sum(np.exp(log_p)) * 2 * np.pi / 512)
             divergence = np.sum(np.exp(log_q) * (log_q - log_p)) * 2 * np.pi / 512
             assert divergence < 0.01, (layer.view.block, s)
+
+
+def test_variance_is_least_where_the_map_is_exact_and_gauss_newton_finds_it():
+    model, action = stretch(0.0), Gaussian(1.5)
+    parameters, rest = model.partition()
+    loss = prior_variance(64)
+    exact = eqx.tree_at(lambda m: m.bijection.a, parameters, jnp.log(1.5))
+    assert float(loss(parameters, rest, action, jax.random.key(0))[0]) > 0.1
+    value, gradient = jax.value_and_grad(lambda p: loss(p, rest, action, jax.random.key(0))[0])(exact)
+    assert abs(value) < 1e-10 and abs(float(gradient.bijection.a)) < 1e-10
+    settings = TrainSettings(steps=8, batch_size=16, optimizer="gauss-newton", estimator="variance", log_every=1)
+    found = fit(model, action, settings, jax.random.key(1))
+    np.testing.assert_allclose(found.model.bijection.a, np.log(1.5), rtol=1e-9)
+    assert found.history[-1]["ess"] > 1 - 1e-9 and found.history[-1]["loss"] < 1e-12
+
+
+def test_gauss_newton_solves_the_normal_equations_and_resumes(tmp_path):
+    model, action = u1_problem()
+    model = FlowModel(model.prior, ContinuousFlow(U1LoopTerms(action.geometry), steps=1, modes=2, dtype=jnp.float64))
+    settings = TrainSettings(steps=1, batch_size=24, optimizer="gauss-newton", estimator="variance", damping=0.1)
+    key = jax.random.key(3)
+    found = fit(model, action, settings, key).model.bijection.coefficients.ravel()
+    z, log_r = model.prior.draw(jax.random.fold_in(key, 0), 24)
+
+    def log_weight(c):
+        flow = eqx.tree_at(lambda f: f.coefficients, model.bijection, c.reshape(-1, 2))
+        y, log_det = flow.forward_batch(z)
+        return log_det - log_r - jax.vmap(action, in_axes=-1)(y)
+
+    zero = jnp.zeros(found.size)
+    w, J = map(np.asarray, (log_weight(zero), jax.jacfwd(log_weight)(zero)))
+    w, J = w - w.mean(), J - J.mean(0)
+    square = np.diag(J.T @ J)
+    expected = -np.linalg.solve(J.T @ J + 0.1 * np.diag(np.maximum(square, square.max() / 100)), J.T @ w)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    # to first order the odd modes in time do nothing, and they must not run away
+    assert np.max(np.abs(found.reshape(-1, 2)[:, 1])) < 1e-6 < np.min(np.abs(found.reshape(-1, 2)[:, 0]))
+    settings = dataclasses.replace(settings, steps=3)
+    whole = fit(model, action, settings, key, directory=tmp_path / "a").model
+    fit(model, action, dataclasses.replace(settings, steps=2), key, directory=tmp_path / "b")
+    resumed = fit(model, action, settings, key, directory=tmp_path / "b").model
+    np.testing.assert_array_equal(whole.bijection.coefficients, resumed.bijection.coefficients)

@@ -86,7 +86,8 @@ def _warnings(effective: float, proposals: int, unusable: int, audit: float | No
 
 
 def _known_log_z(action: AbstractAction) -> float | None:
-    return exact_values(action.group, action.geometry, (), **build.couplings(action)).get("log_z")
+    known = exact_values(action.group, action.geometry, (), **build.couplings(action)).get("log_z")
+    return None if known is None else float(known)
 
 
 def _stored_prior(file: EnsembleFile) -> dict[str, Any] | None:

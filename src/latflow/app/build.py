@@ -22,6 +22,8 @@ from latflow.flows import (
     AbstractBijection,
     ContinuousFlow,
     Identity,
+    ResidualSweep,
+    Scan,
     SUNLoopTerms,
     U1LoopTerms,
     scalar_coupling_flow,
@@ -147,6 +149,12 @@ def _loop_terms(flow: cf.ContinuousFlow, at: Setting) -> U1LoopTerms | SUNLoopTe
     return U1LoopTerms(at.geometry)
 
 
+def _residual_sweeps(flow: cf.ResidualSweepsFlow, at: Setting, key: PRNGKeyArray) -> AbstractBijection:
+    group = SUN(at.config.theory.Nc)  # type: ignore[union-attr]
+    options: dict[str, Any] = {"rounds": flow.rounds, "width": flow.width, "limit": flow.limit, "eta": flow.eta}
+    return Scan([ResidualSweep(at.geometry, group, dtype=at.real_dtype, **options) for _ in range(flow.sweeps)], True)
+
+
 FLOWS: dict[type, Callable[[Any, Setting, PRNGKeyArray], AbstractBijection]] = {
     cf.IdentityFlow: lambda flow, at, key: Identity(),
     cf.U1CouplingFlow: _u1_coupling,
@@ -154,6 +162,7 @@ FLOWS: dict[type, Callable[[Any, Setting, PRNGKeyArray], AbstractBijection]] = {
     cf.ContinuousFlow: lambda flow, at, key: ContinuousFlow(
         _loop_terms(flow, at), steps=flow.steps, modes=flow.modes, dtype=at.real_dtype
     ),
+    cf.ResidualSweepsFlow: _residual_sweeps,
     cf.ScalarCouplingFlow: _scalar_coupling,
 }
 

@@ -6,6 +6,7 @@ from latflow.flows.continuous import ContinuousFlow, needs_audit, refined
 from latflow.flows.gauge_coupling import U1Coupling
 from latflow.flows.loop_terms import SUNLoopTerms, U1LoopTerms
 from latflow.flows.residual_coupling import ResidualCoupling
+from latflow.flows.residual_sweep import ResidualSweep
 from latflow.flows.scalar_coupling import ScalarCoupling, scalar_coupling_flow
 from latflow.flows.spectral_coupling import SpectralCoupling
 from latflow.flows.sun import sun_coupling_flow
@@ -17,6 +18,7 @@ __all__ = [
     "Identity",
     "Inverse",
     "ResidualCoupling",
+    "ResidualSweep",
     "Scan",
     "ScalarCoupling",
     "SpectralCoupling",

@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Complex, Float, Int, PRNGKeyArray, Shaped
 
 from latflow.lattice import AbstractMask, component
 from latflow.nets import ConvNet
@@ -21,11 +21,12 @@ def move_active(
     mask: AbstractMask, phase: Int[Array, ""] | None, links: Links, transform: Callable[[Links, Links], Any]
 ) -> tuple[Links, Float[Array, ""]]:
     """Replace the active links by `transform(links, active)` -> (new active links, log det per link), after translating the
-    mask by `phase` along its compact axis."""
+    mask by `phase` along its compact axis. Active links come and go with their sites on one axis, see `one_axis`."""
     Nd, mu = mask.geometry.Nd, mask.orientation
     axis = 3 + mask.compact_axis
     links = links if phase is None else jnp.roll(links, -phase, axis)
-    new, log_det = transform(links, mask.compact(component(links, mu, Nd)))
+    new, log_det = transform(links, one_axis(mask, mask.compact(component(links, mu, Nd))))
+    new = new.reshape(*new.shape[:2], *mask.grid)
     keep = jnp.asarray(1 - mask.links(), links.dtype)[None, None]
     padded = jax.lax.pad(
         mask.expand(new)[:, :, None],
@@ -36,8 +37,15 @@ def move_active(
     return (links if phase is None else jnp.roll(links, phase, axis)), double_sum(log_det)
 
 
+def one_axis(mask: AbstractMask, values: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """(..., *grid) -> (..., active sites). Loops run over the last axis, and the last of the grid is short: L/4 of diagonal
+    masks."""
+    return values.reshape(*values.shape[: values.ndim - mask.geometry.Nd], -1)
+
+
 class FarContext(eqx.Module):
-    """Convolutions over the traces of frozen loops, read off at active sites; nothing where a view has no far loops."""
+    """Convolutions over the traces of frozen loops, read off at active sites (on `one_axis`); nothing where a view has no far
+    loops."""
 
     trunk: ConvNet | None
     channels: int = eqx.field(static=True)
@@ -51,4 +59,7 @@ class FarContext(eqx.Module):
         self.trunk = ConvNet(far_channels, conv, kernel, key=key, separable=Nd > 2, dtype=dtype) if used else None
 
     def __call__(self, mask: AbstractMask, far: Float[Array, "..."]) -> list[Float[Array, "..."]]:
-        return [] if self.trunk is None else [mask.compact(self.trunk(far))]
+        if self.trunk is None:
+            return []
+        # the last activation at active sites only
+        return [self.trunk.activation(one_axis(mask, mask.compact(self.trunk.before_activation(far))))]

@@ -12,7 +12,7 @@ so that log det J = log det(1 + Phi H), a matrix of N^2-1 rows per link.
 Invertible. G halves the Frobenius norm at least (it keeps the Hermitian traceless part of -i w / 2), so |H| <= |S| / 2 <= sum_k
 |c_k| / 2 for |S_k| <= 1, and |Phi| <= 1 because A is antisymmetric. With sum_k |c_k| <= 2 L, L < 1, hence |Phi H| <= L, J is
 nowhere singular, and the layer is a covering of the simply connected SU(N) by itself: a bijection. The iteration
-U <- exp(-i X(U)) U' contracts distances by L and finds the inverse.
+U <- exp(-i X(U)) U' contracts distances by L and finds the inverse. How log det J is computed: `residual_jacobian`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Complex, Float, Int, PRNGKeyArray
 
 from latflow.flows.base import AbstractBijection
-from latflow.flows.link_coupling import FarContext, move_active
+from latflow.flows.link_coupling import FarContext, move_active, one_axis
+from latflow.flows.residual_jacobian import log_det_jacobian, symmetric_jacobian
 from latflow.flows.staple_view import BlockStaples, ConvolutedStaples, PlaquetteStaples, invariants, num_invariants
-from latflow.groups import SUN
-from latflow.groups.small_linear import log_det as small_log_det
-from latflow.groups.small_linear import solve as small_solve
+from latflow.groups.small_linear import inverse_and_log_det
 from latflow.nets import PointwiseNet
 
 Links = Complex[Array, "Nc Nc Nd ..."]
@@ -94,7 +92,7 @@ class ResidualCoupling(AbstractBijection):
             seen = view(links, self.eta)
         else:
             seen = view(links)
-        S, n = seen.staples, view.num_staples
+        S, n = one_axis(view.mask, seen.staples), view.num_staples
         raw = self.strengths.reshape(-1, *[1] * (S.ndim - 3))
         if self.head is not None:
             closed = view.group.multiply(view.group.adjoint(S[:, :, :1]), S[:, :, 1:])
@@ -108,7 +106,7 @@ class ResidualCoupling(AbstractBijection):
         group = self.view.group
         w = group.multiply(u, self._staple(links))
         x = group.trace_gradient(w)
-        return group.move(x, u), small_log_det(_jacobian(group, w, x))
+        return group.move(x, u), log_det_jacobian(group, w, x)
 
     def _inverse(self, links: Links, image: Matrices) -> tuple[Matrices, Float[Array, "..."]]:
         group, S = self.view.group, self._staple(links)
@@ -138,12 +136,15 @@ class ResidualCoupling(AbstractBijection):
         miss = group.multiply(image, group.adjoint(group.move(x, u)))
         turn = group.exp(-jax.lax.stop_gradient(x))
         c = -2 * group.multiply(group.multiply(turn, group.trace_gradient(miss)), group.adjoint(turn))
-        y = small_solve(jax.lax.stop_gradient(_jacobian(group, w, x)), group.coordinates(c))
-        u = group.move(group.from_coordinates(y), u)
+        # (1 + Phi H) y = c
+        M = jax.lax.stop_gradient(symmetric_jacobian(group, w, x)[0])
+        Hc = group.coordinates(group.trace_gradient(1j * group.multiply(c, jax.lax.stop_gradient(w))))
+        y = c - group.from_coordinates((inverse_and_log_det(M)[0] * Hc[None]).sum(1))
+        u = group.move(y, u)
         w = group.multiply(u, S)
         x = group.trace_gradient(w)
         residual = jnp.max(jnp.abs(jax.lax.stop_gradient(group.move(x, u) - image)), axis=(0, 1))
-        log_det = -small_log_det(_jacobian(group, w, x))
+        log_det = -log_det_jacobian(group, w, x)
         return u, jnp.where(residual < _ACCEPTED * eps, log_det, jnp.nan)
 
     def forward_and_log_det(self, x: Links, context: Any = None) -> tuple[Links, Float[Array, ""]]:
@@ -151,35 +152,3 @@ class ResidualCoupling(AbstractBijection):
 
     def inverse_and_log_det(self, y: Links, context: Any = None) -> tuple[Links, Float[Array, ""]]:
         return move_active(self.view.mask, self.phase, y, self._inverse)
-
-
-def _jacobian(group: SUN, w: Matrices, x: Matrices) -> Float[Array, "n n ..."]:
-    """1 + Phi(X) H."""
-    n = group.dimension
-    t = jnp.asarray(np.moveaxis(group.generators(), 0, -1), w.dtype).reshape(group.Nc, group.Nc, n, *[1] * (w.ndim - 2))
-    turned = 1j * group.multiply(t, w[:, :, None])  # i T_b W
-    H = group.coordinates(group.trace_gradient(turned))
-    xt = group.multiply(x[:, :, None], t)
-    A = group.coordinates(1j * (xt - group.adjoint(xt)))  # i [X, T_b]
-    return jnp.asarray(np.eye(n), H.dtype).reshape(n, n, *[1] * (H.ndim - 2)) + _product(_phi(A), H)
-
-
-def _phi(A: Float[Array, "n n ..."]) -> Float[Array, "n n ..."]:
-    """sum_k (-A)^k / (k + 1)!, for |A| <= 2, by Paterson and Stockmeyer's scheme."""
-    n, single = A.shape[0], jnp.finfo(A.dtype).bits == 32
-    width, degree = (4, 15) if single else (5, 24)
-    powers = [jnp.asarray(np.eye(n), A.dtype).reshape(n, n, *[1] * (A.ndim - 2)), -A]
-    for _ in range(2, width + 1):
-        powers.append(_product(powers[-1], -A))
-    coefficient = [1 / math.factorial(k + 1) for k in range(degree + 1)]
-    out: Array = jnp.zeros_like(A)
-    for start in range(degree + 1 - width, -1, -width):
-        if start + width <= degree:
-            out = _product(out, powers[width])
-        for k in range(width):
-            out = out + coefficient[start + k] * powers[k]
-    return out
-
-
-def _product(a: Array, b: Array) -> Array:
-    return (a[:, :, None] * b[None]).sum(1)

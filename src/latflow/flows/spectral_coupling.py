@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float, Int, PRNGKeyArray
 
 from latflow.flows.base import AbstractBijection
-from latflow.flows.link_coupling import FarContext, move_active
+from latflow.flows.link_coupling import FarContext, move_active, one_axis
 from latflow.flows.spline import Knots, spline_forward, spline_inverse, tilted_knots
 from latflow.flows.staple_view import BlockStaples, PlaquetteStaples, invariants, num_invariants
 from latflow.flows.weyl_cell import angles_of, bin_masses, haar_quantiles, log_haar, quantile, to_cell
@@ -99,8 +99,9 @@ class SpectralCoupling(AbstractBijection):
     def _transform(self, links: Links, active: Complex[Array, "Nc Nc ..."], inverse: bool):
         group, mask = self.view.group, self.view.mask
         seen = self.view(links)
-        M = self._centre(seen.staples)
-        relative = group.multiply(group.adjoint(M)[:, :, None], seen.staples)  # M^dagger S_k
+        staples = one_axis(mask, seen.staples)
+        M = self._centre(staples)
+        relative = group.multiply(group.adjoint(M)[:, :, None], staples)  # M^dagger S_k
         theta, V = spectrum(group.multiply(active, M))
         cell = to_cell(theta)
         # (V^dagger B_k V)_ii in the order of the cell

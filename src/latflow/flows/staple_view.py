@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from latflow.groups import SUN
+from latflow.groups.exponential import trace_product
 from latflow.lattice import AbstractMask, StridedMask, component, shift
 from latflow.loops import plaquette, staple_sum, staples, transporter
 
@@ -135,14 +136,18 @@ def _parts(group: SUN) -> int:
 
 def trace_parts(group: SUN, loops: Complex[Array, "..."]) -> list[Any]:
     """[Re tr / Nc, Im tr / Nc] of loops (Nc, Nc, ...); the imaginary part is zero for SU(2) and left out."""
-    trace = sum(loops[i, i] for i in range(group.Nc)) / group.Nc
-    return [trace.real] if group.Nc == 2 else [trace.real, trace.imag]
+    return _parts_of(group, sum(loops[i, i] for i in range(group.Nc)))
+
+
+def _parts_of(group: SUN, trace: Any) -> list[Any]:
+    mean = trace / group.Nc
+    return [mean.real] if group.Nc == 2 else [mean.real, mean.imag]
 
 
 def invariants(group: SUN, loops: Complex[Array, "Nc Nc n ..."]) -> Float[Array, "channels ..."]:
     """Traces of n closed loops and of their squares, as channels."""
-    parts = trace_parts(group, loops) + trace_parts(group, group.multiply(loops, loops))
-    return jnp.concatenate(parts)
+    trace = sum(loops[i, i] for i in range(group.Nc))
+    return jnp.concatenate(_parts_of(group, trace) + _parts_of(group, trace_product(loops, loops)))
 
 
 def num_invariants(group: SUN, loops: int) -> int:

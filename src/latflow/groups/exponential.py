@@ -45,11 +45,11 @@ def exp_hermitian(x: Complex[Array, "Nc Nc ..."]) -> Complex[Array, "Nc Nc ..."]
 
 
 def _series(x: Complex[Array, "Nc Nc ..."]) -> Complex[Array, "Nc Nc ..."]:
-    powers = _powers(x)
-    real, imaginary = _remainder(0, _characteristic(powers))
+    X = powers(x)
+    real, imaginary = _remainder(0, characteristic(X))
     unit = jnp.eye(x.shape[0], dtype=x.dtype).reshape(*x.shape[:2], *[1] * (x.ndim - 2))
     result = unit * jax.lax.complex(real[0], imaginary[0])[None, None]
-    for k, power in enumerate(powers, start=1):
+    for k, power in enumerate(X, start=1):
         result = result + jax.lax.complex(real[k], imaginary[k])[None, None] * power
     return result
 
@@ -64,19 +64,19 @@ def trace_product(a: Complex[Array, "Nc Nc ..."], b: Complex[Array, "Nc Nc ..."]
     return (a * jnp.swapaxes(b, 0, 1)).sum(1).sum(0)
 
 
-def _powers(x: Complex[Array, "..."]) -> list[Complex[Array, "..."]]:
+def powers(x: Complex[Array, "..."]) -> list[Complex[Array, "..."]]:
     """[X, X^2, ..., X^(Nc-1)]."""
-    powers = [x]
+    out = [x]
     for _ in range(x.shape[0] - 2):
-        powers.append(matrix_product(powers[-1], x))
-    return powers
+        out.append(matrix_product(out[-1], x))
+    return out
 
 
-def _characteristic(powers: list[Complex[Array, "..."]]) -> tuple[Real, ...]:
-    """p_0 ... p_{Nc-2} of the characteristic polynomial of a traceless Hermitian matrix, from Newton's identities
-    k e_k = sum_{j=1..k} (-1)^(j-1) e_{k-j} t_j with t_j = tr X^j and p_{Nc-k} = (-1)^k e_k."""
-    Nc = len(powers) + 1
-    t: list[Real] = [jnp.real(trace_product(powers[(k + 1) // 2 - 1], powers[k // 2 - 1])) for k in range(2, Nc + 1)]
+def characteristic(X: list[Complex[Array, "..."]]) -> tuple[Real, ...]:
+    """p_0 ... p_{Nc-2} of the characteristic polynomial of a traceless Hermitian matrix with these `powers`, from Newton's
+    identities k e_k = sum_{j=1..k} (-1)^(j-1) e_{k-j} t_j with t_j = tr X^j and p_{Nc-k} = (-1)^k e_k."""
+    Nc = len(X) + 1
+    t: list[Real] = [jnp.real(trace_product(X[(k + 1) // 2 - 1], X[k // 2 - 1])) for k in range(2, Nc + 1)]
     e: list[Real] = []  # e_2, e_3, ...; e_0 = 1, e_1 = t_1 = 0
     for k in range(2, Nc + 1):
         total = (-1) ** (k - 1) * t[k - 2]

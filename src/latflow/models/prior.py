@@ -128,7 +128,8 @@ class StoredPrior(AbstractPrior):
     """An ensemble of exp(-action) made by another sampler, mapped configuration by configuration (2401.10874).
 
     The density is not normalised: log Z of a model with this prior is log(Z / Z_prior). Training draws configurations at
-    random. An ensemble takes each once and in order, so that its series has the autocorrelation of the stored one.
+    random, none twice in a batch that is not larger than the ensemble. An ensemble takes each once and in order, so that its
+    series has the autocorrelation of the stored one.
     """
 
     configurations: Inexact[Array, "n ..."]
@@ -150,8 +151,10 @@ class StoredPrior(AbstractPrior):
     def draw(self, key: PRNGKeyArray, size: int, start: Int[Array, ""] | None = None) -> tuple[Field, Float[Array, " batch"]]:
         """With `start`, the configurations start, start + 1, ...; the caller sees to it that they exist."""
         if start is None:
-            return super().draw(key, size)
-        x = jnp.moveaxis(jnp.take(self.configurations, start + jnp.arange(size), axis=0, mode="clip"), 0, -1)
+            chosen = jax.random.choice(key, self.limit, (size,), replace=size > self.limit)
+        else:
+            chosen = start + jnp.arange(size)
+        x = jnp.moveaxis(jnp.take(self.configurations, chosen, axis=0, mode="clip"), 0, -1)
         return x, jax.vmap(self.log_density, in_axes=-1)(x)
 
     @property

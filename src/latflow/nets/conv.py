@@ -93,7 +93,7 @@ class SeparableConv(eqx.Module):
 
 
 class ConvNet(eqx.Module):
-    """Convolutions with an activation after each: (in_channels, *grid) -> (hidden[-1], *grid)."""
+    """One or more convolutions with an activation after each: (in_channels, *grid) -> (hidden[-1], *grid)."""
 
     layers: tuple[PeriodicConv | SeparableConv, ...]
     activation: Callable = eqx.field(static=True)
@@ -119,9 +119,13 @@ class ConvNet(eqx.Module):
         self.activation = activation
 
     def __call__(self, x: Features) -> Features:
-        for layer in self.layers:
+        return self.activation(self.before_activation(x))
+
+    def before_activation(self, x: Features) -> Features:
+        """What the last activation is applied to."""
+        for layer in self.layers[:-1]:
             x = self.activation(layer(x))
-        return x
+        return self.layers[-1](x)
 
 
 class PointwiseNet(eqx.Module):

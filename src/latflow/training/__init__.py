@@ -1,7 +1,7 @@
 """Losses, schedules and the training loop."""
 
 from latflow.training.fit import TrainingDiverged, TrainResult, fit, make_loss
-from latflow.training.losses import forward_kl, path_reverse_kl, plain_reverse_kl, score_reverse_kl
+from latflow.training.losses import forward_kl, path_reverse_kl, plain_reverse_kl, prior_variance, score_reverse_kl
 from latflow.training.settings import TrainSettings
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "make_loss",
     "path_reverse_kl",
     "plain_reverse_kl",
+    "prior_variance",
     "score_reverse_kl",
 ]

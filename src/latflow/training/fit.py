@@ -19,7 +19,7 @@ from latflow.errors import LatflowError, MismatchError
 from latflow.io.checkpoints import Checkpoints
 from latflow.models import AbstractPrior, FlowModel
 from latflow.statistics.weights import effective_sample_size, log_z
-from latflow.training.losses import Loss, forward_kl, path_reverse_kl, plain_reverse_kl, score_reverse_kl
+from latflow.training.losses import Loss, forward_kl, path_reverse_kl, plain_reverse_kl, prior_variance, score_reverse_kl
 from latflow.training.settings import TrainSettings
 from latflow.training.step import StepInfo, TrainState, initial_state, make_step
 
@@ -48,11 +48,13 @@ def make_loss(settings: TrainSettings, target: AbstractPrior | None = None) -> L
         return plain_reverse_kl(settings.batch_size)
     if settings.estimator == "score":
         return score_reverse_kl(settings.batch_size)
+    if settings.estimator == "variance":
+        return prior_variance(settings.batch_size)
     if settings.estimator == "forward":
         if target is None:
             raise ValueError('the "forward" estimator needs `target`, something that samples the target theory')
         return forward_kl(settings.batch_size, target)
-    raise ValueError(f'unknown estimator {settings.estimator!r}; choose "path", "plain", "score" or "forward"')
+    raise ValueError(f'unknown estimator {settings.estimator!r}; choose "path", "plain", "score", "variance" or "forward"')
 
 
 def fit(

@@ -13,15 +13,18 @@ class TrainSettings:
     """Optimiser, schedule, estimator and bookkeeping of `fit`.
 
     `estimator`: "path" (path gradient of the reverse KL, 2207.08219: unbiased, and noiseless where q = p), "plain" (the
-    reparameterisation gradient of the reverse KL), "score" (its score-function gradient, 2202.01314) or "forward" (maximum
-    likelihood on samples of the target).
+    reparameterisation gradient of the reverse KL), "score" (its score-function gradient, 2202.01314), "variance" (half the
+    variance of log w over the prior) or "forward" (maximum likelihood on samples of the target).
+    `optimizer = "gauss-newton"` solves the least squares of "variance" directly, for models of few parameters; of the settings
+    below only `batch_size`, `steps` and `damping` (relative, of Levenberg and Marquardt) concern it.
     `anneal_from`, `anneal_steps`: the coupling beta of the action moves linearly from `anneal_from` to its value.
     `max_bad_steps`: consecutive steps with a non-finite loss or gradient (each is skipped) after which training stops.
     """
 
     steps: int = 1000
     batch_size: int = 256
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Literal["adam", "adamw", "gauss-newton"] = "adam"
+    damping: float = 1e-3
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     warmup_steps: int = 0
@@ -30,7 +33,7 @@ class TrainSettings:
     decay_every: int = 1000
     clip_norm: float | None = None
     clip_value: float | None = None
-    estimator: Literal["path", "plain", "score", "forward"] = "path"
+    estimator: Literal["path", "plain", "score", "variance", "forward"] = "path"
     anneal_from: float | None = None
     anneal_steps: int = 0
     log_every: int = 10

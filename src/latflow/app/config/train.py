@@ -11,14 +11,19 @@ from latflow.app.config.base import NonNegative, NonNegativeFloat, Positive, Pos
 
 
 class Train(Section):
-    """Optimiser, schedule, estimator, annealing, and how often to log and to checkpoint. `start_from` names a run directory, or
-    a model directory, whose flow is the start instead of an untrained one; it may have been trained on another lattice or for
-    another coupling, and with `steps = 0` it is used as it is."""
+    """Optimiser, schedule, estimator, annealing, and how often to log and to checkpoint.
+
+    `start_from` names a run directory, or a model directory, whose flow is the start instead of an untrained one; it may have
+    been trained on another lattice or for another coupling, and with `steps = 0` it is used as it is. The estimator "variance"
+    minimises the variance of log w over draws of the prior; `optimizer = "gauss-newton"` solves that least-squares problem in a
+    few steps, for flows of few parameters such as "continuous" and "residual-sweeps"; `damping` is relative to the diagonal of
+    its normal equations."""
 
     steps: NonNegative = 1000
     start_from: str | None = None
     batch_size: Annotated[int, Field(ge=2)] = 256
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Literal["adam", "adamw", "gauss-newton"] = "adam"
+    damping: PositiveFloat = 1e-3
     learning_rate: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 1e-4
     warmup_steps: NonNegative = 0
@@ -27,7 +32,7 @@ class Train(Section):
     decay_every: Positive = 1000
     clip_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None
-    estimator: Literal["path", "plain", "score", "forward"] = "path"
+    estimator: Literal["path", "plain", "score", "variance", "forward"] = "path"
     anneal_from: NonNegativeFloat | None = None
     anneal_steps: NonNegative = 0
     log_every: Positive = 10
@@ -43,7 +48,11 @@ class Train(Section):
             yield "warmup_steps", f"the warm-up ({self.warmup_steps}) must be shorter than the training ({self.steps} steps)"
         if self.steps and self.anneal_steps > self.steps:
             yield "anneal_steps", f"the annealing ({self.anneal_steps}) must end within the training ({self.steps} steps)"
-        theory, flow = sections.get("theory"), sections.get("flow")
+        theory, flow, prior = sections.get("theory"), sections.get("flow"), sections.get("prior")
+        if self.optimizer == "gauss-newton" and self.estimator != "variance":
+            yield "optimizer", f'"gauss-newton" is for estimator = "variance", not "{self.estimator}"'
+        if self.estimator == "variance" and prior is not None and prior.kind == "free":
+            yield "estimator", '"variance" keeps the draws of the prior fixed and would not train the free field; use "path"'
         if self.anneal_from is not None and theory is not None and theory.kind == "phi4":
             yield "anneal_from", "only the coupling beta of gauge theories can be annealed"
         if self.anneal_from is not None and self.estimator == "forward":

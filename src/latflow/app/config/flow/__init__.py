@@ -8,12 +8,22 @@ from pydantic import Field
 
 from latflow.app.config.flow.continuous import ContinuousFlow
 from latflow.app.config.flow.identity import IdentityFlow
+from latflow.app.config.flow.residual_sweeps import ResidualSweepsFlow
 from latflow.app.config.flow.scalar_coupling import ScalarCouplingFlow
 from latflow.app.config.flow.sun_coupling import SUNCouplingFlow
 from latflow.app.config.flow.u1_coupling import U1CouplingFlow
 
-__all__ = ["ContinuousFlow", "Flow", "IdentityFlow", "SUNCouplingFlow", "ScalarCouplingFlow", "U1CouplingFlow"]
+__all__ = [
+    "ContinuousFlow",
+    "Flow",
+    "IdentityFlow",
+    "ResidualSweepsFlow",
+    "SUNCouplingFlow",
+    "ScalarCouplingFlow",
+    "U1CouplingFlow",
+]
 
 Flow = Annotated[
-    IdentityFlow | U1CouplingFlow | SUNCouplingFlow | ContinuousFlow | ScalarCouplingFlow, Field(discriminator="kind")
+    IdentityFlow | U1CouplingFlow | SUNCouplingFlow | ContinuousFlow | ResidualSweepsFlow | ScalarCouplingFlow,
+    Field(discriminator="kind"),
 ]

@@ -1,0 +1,85 @@
+"""Sweeps of residual steps for SU(N): every link follows the same few loops, mask by mask, whatever the lattice.
+
+One sweep is one finite step of a generalised gradient flow, U' = exp(i X) U with X the gradient of Re Tr U S and
+
+    S = sum_r c_r sum_nu S_nu(V^(r)),
+
+the staples of links that were smeared r times around the active ones (2305.02402; 2401.10874). The coefficients c_r belong to
+all directions, sites and masks, so that there are 2 `rounds` + 1 parameters per sweep, and a model of one volume serves others.
+To first order in the c_r the order of the masks does not matter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float, Int
+
+from latflow.flows.base import AbstractBijection
+from latflow.flows.residual_coupling import ResidualCoupling
+from latflow.flows.staple_view import ConvolutedStaples
+from latflow.groups import SUN
+from latflow.lattice import AbstractMask, Geometry, diagonal, stripes
+
+Links = Complex[Array, "Nc Nc Nd ..."]
+
+
+class ResidualSweep(AbstractBijection):
+    """All masks of all directions once. `strengths` (rounds + 1,) and `eta` (rounds,) are those of the `ResidualCoupling` that
+    every mask shares; an untrained sweep is the identity."""
+
+    masks: tuple[AbstractMask, ...] = eqx.field(static=True)
+    group: SUN = eqx.field(static=True)
+    limit: float = eqx.field(static=True)
+    strengths: Float[Array, " rounds+1"]
+    eta: Float[Array, " rounds"]
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        group: SUN,
+        *,
+        rounds: int = 2,
+        width: int = 4,
+        limit: float = 0.8,
+        eta: float = 0.1,
+        dtype=jnp.float32,
+    ):
+        """`eta` is where the weights of the smearing start. Raises ValueError as `ResidualCoupling`, and for extents that
+        `width` does not divide."""
+        cut = stripes if geometry.Nd == 2 else diagonal
+        self.masks = tuple(cut(geometry, mu, width) for mu in range(geometry.Nd))
+        self.group, self.limit = group, limit
+        self.strengths = jnp.zeros((rounds + 1,), dtype)
+        self.eta = jnp.full((rounds,), eta, dtype)
+        self._step(self.masks[0], jnp.zeros((), jnp.int32))  # finds what cannot be
+
+    def _step(self, mask: AbstractMask, phase: Int[Array, ""]) -> ResidualCoupling:
+        view = ConvolutedStaples(mask, self.group, self.eta.size)
+        bare = ResidualCoupling(
+            view, key=jax.random.key(0), phase=0, limit=self.limit, isotropic=True, hidden=None, dtype=self.strengths.dtype
+        )
+        return eqx.tree_at(lambda s: (s.strengths, s.eta, s.phase), bare, (self.strengths, self.eta, phase))
+
+    def _run(self, links: Links, inverse: bool) -> tuple[Links, Float[Array, ""]]:
+        total: Any = 0.0
+        for mask in reversed(self.masks) if inverse else self.masks:
+
+            def one(links: Links, phase: Int[Array, ""], mask: AbstractMask = mask):
+                step = self._step(mask, phase)
+                return step.inverse_and_log_det(links) if inverse else step.forward_and_log_det(links)
+
+            # smearing is quick to repeat, and its intermediate links would fill the memory
+            phases = jnp.arange(mask.num_phases, dtype=jnp.int32)
+            links, log_dets = jax.lax.scan(jax.checkpoint(one), links, phases, reverse=inverse)
+            total = total + jnp.sum(log_dets)
+        return links, total
+
+    def forward_and_log_det(self, x: Links, context: Any = None) -> tuple[Links, Float[Array, ""]]:
+        return self._run(x, False)
+
+    def inverse_and_log_det(self, y: Links, context: Any = None) -> tuple[Links, Float[Array, ""]]:
+        return self._run(y, True)
