@@ -50,7 +50,7 @@ class ResidualCoupling(AbstractBijection):
     context: FarContext
     head: PointwiseNet | None
     strengths: Float[Array, " staples"]
-    eta: Float[Array, " rounds"] | None
+    log_eta: Float[Array, " rounds"] | None
     phase: Int[Array, ""] | None
 
     def __init__(
@@ -60,15 +60,18 @@ class ResidualCoupling(AbstractBijection):
         key: PRNGKeyArray,
         phase: int | None = None,
         limit: float = 0.8,
+        eta: float = 0.2,
         isotropic: bool = False,
         conv: tuple[int, ...] = (16,),
         hidden: tuple[int, ...] | None = (32,),
         kernel_size: int = 3,
         dtype=jnp.float32,
     ):
-        """Raises ValueError unless 0 < limit < 1."""
+        """`eta` is where the trained weights of the smearing start. Raises ValueError unless 0 < limit < 1 and eta > 0."""
         if not 0 < limit < 1:
             raise ValueError(f"a residual layer is a bijection for 0 < limit < 1, got limit = {limit}")
+        if not eta > 0:
+            raise ValueError(f"smearing needs a positive weight, got eta = {eta}")
         self.view, self.limit, self.isotropic = view, limit, isotropic
         n = self._rounds if isotropic else view.num_staples
         k0, k1 = jax.random.split(key)
@@ -77,7 +80,8 @@ class ResidualCoupling(AbstractBijection):
         channels = self.context.channels + num_invariants(view.group, view.num_staples - 1)
         self.head = None if hidden is None else PointwiseNet(channels, hidden, n, key=k1, dtype=dtype)
         self.strengths = jnp.zeros((n,), dtype)
-        self.eta = jnp.zeros((view.rounds,), dtype) if isinstance(view, ConvolutedStaples) else None
+        smeared = isinstance(view, ConvolutedStaples)
+        self.log_eta = jnp.full((view.rounds,), math.log(eta), dtype) if smeared else None
         self.phase = None if phase is None else jnp.asarray(phase, jnp.int32)
 
     @property
@@ -88,8 +92,8 @@ class ResidualCoupling(AbstractBijection):
         """S of every active link."""
         view = self.view
         if isinstance(view, ConvolutedStaples):
-            assert self.eta is not None
-            seen = view(links, self.eta)
+            assert self.log_eta is not None
+            seen = view(links, jnp.exp(self.log_eta))
         else:
             seen = view(links)
         S, n = one_axis(view.mask, seen.staples), view.num_staples

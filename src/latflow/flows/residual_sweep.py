@@ -28,14 +28,14 @@ Links = Complex[Array, "Nc Nc Nd ..."]
 
 
 class ResidualSweep(AbstractBijection):
-    """All masks of all directions once. `strengths` (rounds + 1,) and `eta` (rounds,) are those of the `ResidualCoupling` that
-    every mask shares; an untrained sweep is the identity."""
+    """All masks of all directions once. `strengths` (rounds + 1,) and `log_eta` (rounds,) are those of the `ResidualCoupling`
+    that every mask shares; an untrained sweep is the identity."""
 
     masks: tuple[AbstractMask, ...] = eqx.field(static=True)
     group: SUN = eqx.field(static=True)
     limit: float = eqx.field(static=True)
     strengths: Float[Array, " rounds+1"]
-    eta: Float[Array, " rounds"]
+    log_eta: Float[Array, " rounds"]
 
     def __init__(
         self,
@@ -45,24 +45,25 @@ class ResidualSweep(AbstractBijection):
         rounds: int = 2,
         width: int = 4,
         limit: float = 0.8,
-        eta: float = 0.1,
+        eta: float = 0.2,
         dtype=jnp.float32,
     ):
-        """`eta` is where the weights of the smearing start. Raises ValueError as `ResidualCoupling`, and for extents that
-        `width` does not divide."""
+        """Raises ValueError as `ResidualCoupling`, and for extents that `width` does not divide."""
         cut = stripes if geometry.Nd == 2 else diagonal
         self.masks = tuple(cut(geometry, mu, width) for mu in range(geometry.Nd))
         self.group, self.limit = group, limit
         self.strengths = jnp.zeros((rounds + 1,), dtype)
-        self.eta = jnp.full((rounds,), eta, dtype)
-        self._step(self.masks[0], jnp.zeros((), jnp.int32))  # finds what cannot be
+        view = ConvolutedStaples(self.masks[0], group, rounds)
+        first = ResidualCoupling(view, key=jax.random.key(0), limit=limit, eta=eta, isotropic=True, hidden=None, dtype=dtype)
+        assert first.log_eta is not None
+        self.log_eta = first.log_eta
 
     def _step(self, mask: AbstractMask, phase: Int[Array, ""]) -> ResidualCoupling:
-        view = ConvolutedStaples(mask, self.group, self.eta.size)
+        view = ConvolutedStaples(mask, self.group, self.log_eta.size)
         bare = ResidualCoupling(
             view, key=jax.random.key(0), phase=0, limit=self.limit, isotropic=True, hidden=None, dtype=self.strengths.dtype
         )
-        return eqx.tree_at(lambda s: (s.strengths, s.eta, s.phase), bare, (self.strengths, self.eta, phase))
+        return eqx.tree_at(lambda s: (s.strengths, s.log_eta, s.phase), bare, (self.strengths, self.log_eta, phase))
 
     def _run(self, links: Links, inverse: bool) -> tuple[Links, Float[Array, ""]]:
         total: Any = 0.0

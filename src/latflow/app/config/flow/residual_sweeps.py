@@ -22,7 +22,7 @@ class ResidualSweepsFlow(FlowSection):
     sweeps: Positive = 1
     rounds: NonNegative = 2
     width: Annotated[int, Field(ge=3)] = 4
-    eta: PositiveFloat = 0.1
+    eta: PositiveFloat = 0.2
     limit: Annotated[float, Field(gt=0, lt=1)] = 0.8
 
     def lattice_problems(self, lattice: tuple[int, ...]) -> Iterator[tuple[str, str]]:
