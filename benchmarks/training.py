@@ -14,6 +14,7 @@ import os
 import time
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 

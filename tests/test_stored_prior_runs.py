@@ -12,6 +12,7 @@ import pytest
 from test_cli import latflow
 
 from latflow.actions import WilsonGauge
+from latflow.app import recipes_index
 from latflow.app.config import ConfigError, read
 from latflow.app.run_directory import RunDirectory
 from latflow.errors import MismatchError
@@ -171,3 +172,10 @@ def test_files_of_other_codes(tmp_path):
     assert "there is no file" in refused["error"]
     refused = run(tmp_path / "c.toml", "--out", str(tmp_path / "no2"), "--set", "theory.lattice=[4,2,2,2]", status=2)
     assert "is of the lattice [4, 2, 2, 6], the theory of [4, 2, 2, 2]" in refused["error"]
+
+
+def test_sweeps_need_extents_that_their_masks_divide():
+    recipe = recipes_index.path("su3-4d-shift")
+    assert read(recipe, ["theory.lattice=[4,4,4,8]"]).flow.width == 4
+    with pytest.raises(ConfigError, match="flow.width: the masks have period 4, which must divide every extent"):
+        read(recipe, ["theory.lattice=[4,4,4,6]"])
