@@ -49,7 +49,7 @@ class Inverse(AbstractBijection):
         return self.bijection.forward_batch(y, context)
 
 
-class _Composite(AbstractBijection):
+class AbstractComposite(AbstractBijection):
     """One sequence of applications, run by any of the four methods of its parts."""
 
     @abc.abstractmethod
@@ -69,7 +69,7 @@ class _Composite(AbstractBijection):
         return self._run(y, _zero(y.shape[-1:]), context, "inverse_batch", True)
 
 
-class Chain(_Composite):
+class Chain(AbstractComposite):
     """f_n o ... o f_1, applied first to last."""
 
     bijections: tuple[AbstractBijection, ...]
@@ -84,7 +84,7 @@ class Chain(_Composite):
         return x, total
 
 
-class Scan(_Composite):
+class Scan(AbstractComposite):
     """A stack of equal bijections with parameters on a leading axis, applied in order by `lax.scan`.
 
     The body is compiled once whatever the depth. With `rematerialise` only the field between bijections is kept for the

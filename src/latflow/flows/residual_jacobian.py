@@ -118,5 +118,5 @@ def _quartic(Nc: int) -> np.ndarray:
 def _coordinates(Nc: int, x: Complex[Array, "Nc Nc ..."]) -> Float[Array, "Nc2 ..."]:
     """2 tr T_a x of Hermitian x, the identity included."""
     t = _basis(Nc)
-    real, imaginary = (jnp.asarray(part, x.real.dtype) for part in (t.real, t.imag))
+    real, imaginary = (jnp.asarray(part, x.real.dtype) for part in (np.real(t), np.imag(t)))
     return 2 * (jnp.tensordot(real, x.real, 2, precision=_FULL) + jnp.tensordot(imaginary, x.imag, 2, precision=_FULL))

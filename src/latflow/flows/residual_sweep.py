@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Int
 
-from latflow.flows.base import AbstractBijection
+from latflow.flows.compose import AbstractComposite
 from latflow.flows.residual_coupling import ResidualCoupling
 from latflow.flows.staple_view import ConvolutedStaples
 from latflow.groups import SUN
@@ -27,7 +27,7 @@ from latflow.lattice import AbstractMask, Geometry, diagonal, stripes
 Links = Complex[Array, "Nc Nc Nd ..."]
 
 
-class ResidualSweep(AbstractBijection):
+class ResidualSweep(AbstractComposite):
     """All masks of all directions once. `strengths` (rounds + 1,) and `log_eta` (rounds,) are those of the `ResidualCoupling`
     that every mask shares; an untrained sweep is the identity."""
 
@@ -65,22 +65,15 @@ class ResidualSweep(AbstractBijection):
         )
         return eqx.tree_at(lambda s: (s.strengths, s.log_eta, s.phase), bare, (self.strengths, self.log_eta, phase))
 
-    def _run(self, links: Links, inverse: bool) -> tuple[Links, Float[Array, ""]]:
-        total: Any = 0.0
-        for mask in reversed(self.masks) if inverse else self.masks:
+    def _run(self, x: Links, total: Float[Array, "..."], context: Any, method: str, reverse: bool) -> Any:
+        for mask in reversed(self.masks) if reverse else self.masks:
 
-            def one(links: Links, phase: Int[Array, ""], mask: AbstractMask = mask):
-                step = self._step(mask, phase)
-                return step.inverse_and_log_det(links) if inverse else step.forward_and_log_det(links)
+            def one(carry: tuple[Links, Float[Array, "..."]], phase: Int[Array, ""], mask: AbstractMask = mask):
+                links, total = carry
+                links, log_det = getattr(self._step(mask, phase), method)(links)
+                return (links, total + log_det), None
 
             # smearing is quick to repeat, and its intermediate links would fill the memory
             phases = jnp.arange(mask.num_phases, dtype=jnp.int32)
-            links, log_dets = jax.lax.scan(jax.checkpoint(one), links, phases, reverse=inverse)
-            total = total + jnp.sum(log_dets)
-        return links, total
-
-    def forward_and_log_det(self, x: Links, context: Any = None) -> tuple[Links, Float[Array, ""]]:
-        return self._run(x, False)
-
-    def inverse_and_log_det(self, y: Links, context: Any = None) -> tuple[Links, Float[Array, ""]]:
-        return self._run(y, True)
+            (x, total), _ = jax.lax.scan(jax.checkpoint(one), (x, total), phases, reverse=reverse)
+        return x, total
