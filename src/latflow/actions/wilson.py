@@ -39,10 +39,11 @@ class WilsonGauge(AbstractAction):
             raise ValueError("the Wilson action needs links in a compact group, not a scalar field")
 
     def __call__(self, field: Links) -> Float[Array, ""]:
-        total = sum(
+        planes = [
             double_sum(self.group.re_trace(plaquette(self.group, self.geometry, field, mu, nu)))
             for mu, nu in self.geometry.planes
-        )
+        ]
+        total = sum(planes[1:], planes[0])
         return self._prefactor(total) * total
 
     def value_and_force(self, field: Links) -> tuple[Float[Array, ""], Links]:

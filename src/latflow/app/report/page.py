@@ -20,7 +20,7 @@ from latflow.app.report import (
 )
 from latflow.app.report.drawing import Panel
 from latflow.app.report.numbers import baseline_label, duration
-from latflow.app.report.run_data import RunData, load_run
+from latflow.app.report.run_data import RunData, load_run, section
 from latflow.io.atomic import write_text
 
 
@@ -67,6 +67,7 @@ def render(run: RunData) -> str:
         theory=story.theory(run),
         ours=ours,
         theirs=theirs,
+        stored=bool(section(run.summary, "prior")),
         notices=story.notices(run),
         headlines=story.headlines(run),
         observables=comparison.observable_table(run),
