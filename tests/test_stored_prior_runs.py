@@ -177,5 +177,5 @@ def test_files_of_other_codes(tmp_path):
 def test_sweeps_need_extents_that_their_masks_divide():
     recipe = recipes_index.path("su3-4d-shift")
     assert read(recipe, ["theory.lattice=[4,4,4,8]"]).flow.width == 4
-    with pytest.raises(ConfigError, match="flow.width: the masks have period 4, which must divide every extent"):
+    with pytest.raises(ConfigError, match=r"flow\.width: the masks have period 4, which must divide every extent"):
         read(recipe, ["theory.lattice=[4,4,4,6]"])
