@@ -245,6 +245,7 @@ def cost_table(run: RunData) -> CostTable:
     drawn = finite(ess.get("samples"))
     rows = [
         ("Training", duration(run.seconds("train")) if run.seconds("train") else "none", "none needed"),
+        *([("Prior ensemble", duration(prior), "none needed")] if (prior := run.seconds("prior")) else []),
         ("Drawing and measuring", duration(run.seconds("sample")), duration(run.seconds("baseline"))),
         ("Acceptance", percent(run.summary.get("acceptance")), percent(section(run.summary, "baseline").get("acceptance"))),
         ("Configurations", count(flow.steps if flow else None), count(baseline.steps if baseline else None)),

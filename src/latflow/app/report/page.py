@@ -142,11 +142,13 @@ def sections(run: RunData) -> list[Section]:
 def _training(run: RunData) -> Section:
     panels = training_panels.training_panels(run)
     intro = training_panels.training_summary(run) if panels else ""
-    absent = (
-        "Nothing was trained: the proposals come from an exact sampler or from the prior as it is."
-        if run.untrained
-        else "The training has not written its log yet."
-    )
+    source = section(run.config, "train").get("start_from")
+    if not run.untrained:
+        absent = "The training has not written its log yet."
+    elif source:
+        absent = f"Nothing was trained here: the flow is that of {source}, as it is."
+    else:
+        absent = "Nothing was trained: the proposals come from an exact sampler or from the prior as it is."
     return Section("training", "Training", intro, panels, absent)
 
 
@@ -174,7 +176,9 @@ def _metropolis(run: RunData) -> Section:
     return Section(
         "metropolis",
         "Metropolis history",
-        "Each proposal is accepted or rejected in turn, which makes the chain exact whatever the quality of the flow.",
+        "Each proposal is accepted or rejected in turn, which makes the chain exact whatever the quality of the flow."
+        if not section(run.summary, "prior")
+        else "How often a chain over the images would move. They are correlated, so nothing is estimated from it.",
         panels,
         "The Metropolis chain has not been formed yet.",
     )

@@ -94,6 +94,8 @@ def notices(run: RunData) -> list[str]:
         found.append("No ensemble has been drawn yet: this page shows the training only. Finish the run with --resume.")
     elif run.flow.chain_index is None:
         found.append("The ensemble is unfinished: its Metropolis chain has not been formed yet. Finish the run with --resume.")
+    elif prior:
+        pass  # nothing is estimated from the Metropolis chain
     elif run.flow.accepted is not None and (share := _longest(run.flow.accepted) / max(run.flow.accepted.size, 1)) > 0.01:
         found.append(
             f"The chain sat on one configuration for {percent(share)} of its length, so its errors may be understated. "
