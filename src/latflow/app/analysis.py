@@ -20,7 +20,6 @@ from latflow.app import build
 from latflow.app.config import Config
 from latflow.app.output import plain
 from latflow.errors import LatflowError
-from latflow.exact import exact_values
 from latflow.io.atomic import write_text
 from latflow.io.ensemble import EnsembleFile
 from latflow.observables import derived
@@ -86,7 +85,7 @@ def _warnings(effective: float, proposals: int, unusable: int, audit: float | No
 
 
 def _known_log_z(action: AbstractAction) -> float | None:
-    known = exact_values(action.group, action.geometry, (), **build.couplings(action)).get("log_z")
+    known = build.known_values(action).get("log_z")
     return None if known is None else float(known)
 
 
@@ -154,7 +153,7 @@ def summarise(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(summary, {name: Obs}) of a run; `baseline` is its chain file, None where there is none yet. Raises as `analyse`."""
     chain = found.chain
-    exact = exact_values(action.group, action.geometry, tuple(chain.estimates), **build.couplings(action))
+    exact = build.known_values(action, tuple(chain.estimates))
     rows: dict[str, Any] = {}
     for name, estimates in chain.estimates.items():
         rows[name] = {**columns(estimates, "value", "error", "tau_int"), "exact": exact.get(name)}

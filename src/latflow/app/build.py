@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from latflow.actions import AbstractAction, Phi4, WilsonGauge
+from latflow.actions import AbstractAction, Determinant, Phi4, WilsonGauge
 from latflow.app.config import Config
 from latflow.app.config import baseline as cb
+from latflow.app.config import fermions as cd
 from latflow.app.config import flow as cf
 from latflow.app.config import prior as cp
 from latflow.app.config import theory as ct
+from latflow.dirac import AbstractFermion, StaggeredYukawa, WilsonFermion, WilsonYukawa
 from latflow.errors import LatflowError
-from latflow.exact import FreeField, TorusSUNSampler, TorusU1Sampler
+from latflow.exact import FreeField, TorusSUNSampler, TorusU1Sampler, exact_values
 from latflow.flows import (
     AbstractBijection,
     ContinuousFlow,
@@ -64,11 +66,20 @@ THEORIES: dict[type, Callable[[Any, Setting], AbstractAction]] = {
 }
 
 
+FERMIONS: dict[type, Callable[[Any, AbstractAction], AbstractFermion]] = {
+    cd.WilsonFermions: lambda f, boson: WilsonFermion(boson.geometry, boson.group, f.kappa, f.angles, f.csw),
+    cd.WilsonYukawaFermions: lambda f, boson: WilsonYukawa(
+        boson.geometry, 1 / (2 * boson.geometry.Nd + 2 * f.mass), f.g, f.angles
+    ),
+    cd.StaggeredYukawaFermions: lambda f, boson: StaggeredYukawa(boson.geometry, f.mass, f.g, f.angles),
+}
+
+
 def _exact_samples(action: AbstractAction, at: Setting, beta: float | None = None) -> AbstractPrior:
     """The theory of `action`, at another coupling if `beta` is given, as a prior."""
     if isinstance(action, Phi4):
         return ExactPrior(FreeField(at.geometry, float(action.m2), at.field_dtype))
-    coupling = couplings(action)["beta"] if beta is None else beta
+    coupling = float(action.beta) if beta is None else beta  # type: ignore[attr-defined]
     if isinstance(action.group, SUN):
         return ExactPrior(TorusSUNSampler(at.geometry, action.group, coupling, at.field_dtype))
     return ExactPrior(TorusU1Sampler(at.geometry, coupling, at.field_dtype))
@@ -180,16 +191,30 @@ def setting(config: Config, stored: Any = None) -> Setting:
     return Setting(config, Geometry(config.theory.lattice), field_dtype, REAL[config.precision], stored)
 
 
-def build_action(config: Config) -> AbstractAction:
-    """The action of [theory]."""
+def build_boson(config: Config) -> AbstractAction:
+    """The action of [theory] without fermions."""
     return THEORIES[type(config.theory)](config.theory, setting(config))
 
 
-def build_model(config: Config, action: AbstractAction, stored: Any = None) -> FlowModel:
+def build_fermion(config: Config) -> AbstractFermion | None:
+    """What [fermions] describes, None for "none"."""
+    if isinstance(config.fermions, cd.NoFermions):
+        return None
+    return FERMIONS[type(config.fermions)](config.fermions, build_boson(config))
+
+
+def build_action(config: Config) -> AbstractAction:
+    """The action of [theory], with the exact determinant of [fermions]. Raises LatflowError (`TooLarge`) where that would not
+    fit into memory."""
+    boson, fermion = build_boson(config), build_fermion(config)
+    return boson if fermion is None else boson + Determinant(fermion, config.fermions.flavours)  # type: ignore[union-attr]
+
+
+def build_model(config: Config, stored: Any = None) -> FlowModel:
     """The untrained flow on its prior; parameters depend on the seed. `stored` are the configurations (n, *field) of a prior
     that is an ensemble. Raises LatflowError for a flow that does not fit."""
     at = setting(config, stored)
-    prior = PRIORS[type(config.prior)](config.prior, at, action)
+    prior = PRIORS[type(config.prior)](config.prior, at, build_boson(config))
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     try:
         return FlowModel(prior, FLOWS[type(config.flow)](config.flow, at, key))
@@ -199,7 +224,8 @@ def build_model(config: Config, action: AbstractAction, stored: Any = None) -> F
 
 def build_target(config: Config, action: AbstractAction) -> AbstractPrior | None:
     """Exact samples of the theory itself, where it is solved; None elsewhere."""
-    return _exact_samples(action, setting(config)) if config.theory.has_exact_samples else None
+    solved = config.theory.has_exact_samples and isinstance(config.fermions, cd.NoFermions)
+    return _exact_samples(action, setting(config)) if solved else None
 
 
 def build_baseline(config: Config, action: AbstractAction) -> AbstractKernel:
@@ -218,8 +244,10 @@ def start_field(config: Config, action: AbstractAction, start: str, key: PRNGKey
     return HaarPrior(at.geometry, action.group, at.field_dtype).sample(key)
 
 
-def couplings(action: AbstractAction) -> dict[str, float]:
-    """The couplings by which `latflow.exact` knows a theory."""
+def known_values(action: AbstractAction, names: Iterable[str] = ()) -> dict[str, Any]:
+    """{name: exact expectation value} of what is known in closed form, see `exact.exact_values`; nothing with fermions."""
     if isinstance(action, Phi4):
-        return {"m2": float(action.m2), "lam": float(action.lam)}
-    return {"beta": float(action.beta)}  # type: ignore[attr-defined]
+        return exact_values(action.group, action.geometry, names, m2=float(action.m2), lam=float(action.lam))
+    if isinstance(action, WilsonGauge):
+        return exact_values(action.group, action.geometry, names, beta=float(action.beta))
+    return {}

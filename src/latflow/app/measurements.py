@@ -8,6 +8,7 @@ from typing import Any
 
 from latflow import observables
 from latflow.actions import AbstractAction
+from latflow.app import build
 from latflow.app.config import Config
 
 
@@ -20,13 +21,32 @@ def names(config: Config, action: AbstractAction) -> tuple[str, ...]:
 
 
 def functions(config: Config, action: AbstractAction) -> dict[str, Callable[[Any], Any]]:
-    """{name: function of one configuration}; functions of the gradient flow and of smeared links return {name: value}."""
+    """{name: function of one configuration}; functions of the gradient flow, of smeared links and of fermions return {name:
+    value}."""
+    boson = build.build_boson(config)  # whose density `action_density` is: the determinant is costly, and known by its weight
     group, geometry, chosen = action.group, action.geometry, names(config, action)
     matches = [re.fullmatch(r"wilson_loop_(\d+)x(\d+)", name) for name in chosen]
     loops = tuple((int(match[1]), int(match[2])) for match in matches if match)
-    families = {"gradient_flow": config.measure.gradient_flow(), "smeared_loops": config.measure.smeared_loops(loops)}
-    return observables.measure(chosen, action) | {
+    families = {
+        "gradient_flow": config.measure.gradient_flow(),
+        "smeared_loops": config.measure.smeared_loops(loops),
+        "fermions": fermionic(config),
+    }
+    return observables.measure(chosen, boson) | {
         name: lambda field, family=family: family.evaluate(group, geometry, field)
         for name, family in families.items()
         if family is not None
     }
+
+
+def fermionic(config: Config) -> observables.FermionObservables | None:
+    """Pion, condensate and sign of the determinant of [fermions], None without fermions."""
+    fermion = build.build_fermion(config)
+    if fermion is None:
+        return None
+    odd = bool(config.fermions.flavours % 2)  # type: ignore[union-attr]
+    chosen = config.measure
+    if chosen.pion == "none" and not (odd or chosen.det_sign):
+        return None
+    sources = None if chosen.pion == "none" else chosen.pion
+    return observables.FermionObservables(fermion, sources, chosen.pion_sources, sign=odd or chosen.det_sign)

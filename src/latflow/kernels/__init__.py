@@ -1,4 +1,4 @@
-"""Markov-chain kernels: hybrid Monte Carlo, heatbath, overrelaxation, local Metropolis, and sequences of them.
+"""Markov-chain kernels: hybrid Monte Carlo, with fermions or without, heatbath, overrelaxation, local Metropolis, sequences.
 
 A kernel is `init(field) -> State` and `step(key, state) -> (State, Info)`, both pure and for one configuration; chains and
 replicas come from `jax.vmap`.
@@ -11,6 +11,8 @@ from latflow.kernels.heatbath_sun import HeatbathSUN, OverrelaxationSUN, boltzma
 from latflow.kernels.hmc import HMC
 from latflow.kernels.integrators import INTEGRATORS, Integrator, integrate
 from latflow.kernels.local import LocalMetropolis, conditional_action
+from latflow.kernels.nested import TimeScale, integrate_nested
+from latflow.kernels.pseudofermion_hmc import BOSONS, Level, PseudofermionHMC
 from latflow.kernels.tuning import Tuning, tune_step_size
 from latflow.kernels.von_mises import von_mises
 
@@ -25,6 +27,7 @@ KERNELS: dict[str, type[AbstractKernel]] = {
 }
 
 __all__ = [
+    "BOSONS",
     "HMC",
     "INTEGRATORS",
     "KERNELS",
@@ -34,15 +37,19 @@ __all__ = [
     "HeatbathU1",
     "Info",
     "Integrator",
+    "Level",
     "LocalMetropolis",
     "OverrelaxationSUN",
     "OverrelaxationU1",
+    "PseudofermionHMC",
     "State",
+    "TimeScale",
     "Tuning",
     "boltzmann_quaternion",
     "conditional_action",
     "heatbath_sweep",
     "integrate",
+    "integrate_nested",
     "tune_step_size",
     "von_mises",
 ]

@@ -18,12 +18,18 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """Diagnostics of one step. `acceptance` is the acceptance probability (or fraction, for local updates) in [0, 1]."""
+    """Diagnostics of one step. `acceptance` is the acceptance probability (or fraction, for local updates) in [0, 1].
+
+    Kernels that solve linear systems also report `solver_iterations`, the mean number of iterations per solve in float64, and
+    `solver_failed`, whether any solve did not converge; such a step is rejected and not `finite`.
+    """
 
     acceptance: Float[Array, ""]
     accepted: Bool[Array, ""]
     delta_action: Float[Array, ""]
     finite: Bool[Array, ""]
+    solver_iterations: Float[Array, ""] | None = None
+    solver_failed: Bool[Array, ""] | None = None
 
 
 class AbstractKernel(eqx.Module):

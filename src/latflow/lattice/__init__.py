@@ -1,6 +1,7 @@
 """Geometry, neighbour shifts, parity and coupling masks."""
 
 from latflow.lattice.geometry import Geometry
+from latflow.lattice.halves import Halves
 from latflow.lattice.mask import (
     AbstractMask,
     DiagonalMask,
@@ -17,6 +18,7 @@ __all__ = [
     "AbstractMask",
     "DiagonalMask",
     "Geometry",
+    "Halves",
     "StridedMask",
     "checkerboard_sites",
     "coarse_to_fine",

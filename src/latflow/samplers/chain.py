@@ -17,7 +17,7 @@ from latflow import interrupt
 from latflow.errors import LatflowError
 from latflow.interrupt import StopRequested
 from latflow.io.ensemble import EnsembleFile
-from latflow.kernels.base import AbstractKernel
+from latflow.kernels.base import AbstractKernel, Info
 from latflow.samplers.measured import Observable, measured
 
 Progress = Callable[[int, int], None]
@@ -54,7 +54,8 @@ def run_chain(
     """Run chains from the configurations `fields` until the ensemble file at `path` holds `num_steps` steps of each.
 
     After `thermalisation` steps that leave no trace, every `measure_every`-th step makes a row: `action`, `acceptance` (mean
-    over the steps since the last row), `delta_action` (of the last step), `non_finite` (steps), each (chains,), and
+    over the steps since the last row), `delta_action` (of the last step), `non_finite` (steps), and of kernels with solvers
+    `solver_iterations` (per solve, mean over the steps) and `solver_failures` (steps), each (chains,), and
     `measurements/<name>` (chains, ...) for each of `observables` (functions of one configuration; of one that returns
     {name: value}, for each of its entries). With `save_every` = k > 0 every k-th row also has its `configurations`
     (chains, *field).
@@ -136,9 +137,13 @@ class _Advance:
         )
         records = {name: np.asarray(value)[:rows] for name, value in buffers.items()}
         if records["non_finite"].sum() == per_row * records["non_finite"].size:
+            steps = f"every step from {step} to {step + rows * per_row}"
+            if "solver_failures" in records and np.array_equal(records["solver_failures"], records["non_finite"]):
+                raise LatflowError(
+                    f"{steps} met a linear solve that did not converge", "allow more iterations or a larger mass"
+                )
             raise LatflowError(
-                f"every step from {step} to {step + rows * per_row} met non-finite numbers",
-                "use a smaller step size, or start from another configuration",
+                f"{steps} met non-finite numbers", "use a smaller step size, or start from another configuration"
             )
         count = 0 if step < thermalisation else rows
         if self.save_every and count:
@@ -178,37 +183,71 @@ def _block(
     buffers = {name: jnp.zeros((max_rows, *leaf.shape), leaf.dtype) for name, leaf in shapes.items()}
 
     def one_step(i, carry):
-        states, (acceptance, _, non_finite) = carry
+        states, counts = carry
         keys = jax.random.split(jax.random.fold_in(key, i), chains)
         states, info = jax.vmap(kernel.step, in_axes=(0, -1), out_axes=-1)(keys, states)
-        return states, (acceptance + info.acceptance, info.delta_action, non_finite + ~info.finite)
+        return states, counts.and_of(info)
 
     def one_row(row, carry):
         states, buffers = carry
         start = first + row * per_row
-        states, (acceptance, delta, non_finite) = jax.lax.fori_loop(start, start + per_row, one_step, (states, blank))
-        record = _record(observables, states, (acceptance / per_row.astype(acceptance.dtype), delta, non_finite), with_fields)
+        states, counts = jax.lax.fori_loop(start, start + per_row, one_step, (states, blank))
+        record = _record(observables, states, counts.over(per_row), with_fields)
         return states, {name: buffer.at[row].set(record[name]) for name, buffer in buffers.items()}
 
     return jax.lax.fori_loop(0, rows, one_row, (states, buffers))
 
 
-def _blank_info(kernel: AbstractKernel, states: PyTree) -> tuple[Array, Array, Array]:
-    """Zeros for (sum of acceptance, delta_action, non-finite steps), each (chains,)."""
+class _Counts(NamedTuple):
+    """Of the steps since the last row, each (chains,): sums, but the last `delta_action`. Solvers: see `Info`."""
+
+    acceptance: Array
+    delta_action: Array
+    non_finite: Array
+    solver_iterations: Array | None
+    solver_failures: Array | None
+
+    def and_of(self, info: Info) -> _Counts:
+        """With those of one more step."""
+        return _Counts(
+            self.acceptance + info.acceptance,
+            info.delta_action,
+            self.non_finite + ~info.finite,
+            _added(self.solver_iterations, info.solver_iterations),
+            _added(self.solver_failures, info.solver_failed),
+        )
+
+    def over(self, steps: Array) -> _Counts:
+        """Means of what is not a number of steps."""
+        iterations = self.solver_iterations
+        return self._replace(
+            acceptance=self.acceptance / steps.astype(self.acceptance.dtype),
+            solver_iterations=None if iterations is None else iterations / steps.astype(iterations.dtype),
+        )
+
+
+def _added(total: Array | None, more: Array | None) -> Array | None:
+    return None if total is None or more is None else total + more
+
+
+def _blank_info(kernel: AbstractKernel, states: PyTree) -> _Counts:
+    """Zeros."""
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[:-1], leaf.dtype), states)
     info = eqx.filter_eval_shape(kernel.step, jax.random.key(0), one)[1]
     chains = jax.tree.leaves(states)[0].shape[-1]
-    return (
+    count = jnp.zeros(chains, jnp.int32)
+    return _Counts(
         jnp.zeros(chains, info.acceptance.dtype),
         jnp.zeros(chains, info.delta_action.dtype),
-        jnp.zeros(chains, jnp.int32),
+        count,
+        None if info.solver_iterations is None else jnp.zeros(chains, info.solver_iterations.dtype),
+        None if info.solver_failed is None else count,
     )
 
 
-def _record(observables: dict[str, Observable], states: Any, info: tuple, with_fields: bool) -> dict[str, Array]:
+def _record(observables: dict[str, Observable], states: Any, counts: _Counts, with_fields: bool) -> dict[str, Array]:
     """What one row holds, chain axis first."""
-    acceptance, delta_action, non_finite = info
-    out = {"action": states.action, "acceptance": acceptance, "delta_action": delta_action, "non_finite": non_finite}
+    out = {"action": states.action} | {name: value for name, value in counts._asdict().items() if value is not None}
     out |= measured(observables, states.field)
     return {**out, "configurations": jnp.moveaxis(states.field, -1, 0)} if with_fields else out
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from latflow.app.config.base import Section
 from latflow.app.config.baseline import Baseline
+from latflow.app.config.fermions import Fermions, NoFermions
 from latflow.app.config.flow import Flow
 from latflow.app.config.prior import Prior, default_prior
 from latflow.app.config.sample import Measure, Sample
@@ -26,6 +27,7 @@ class Config(Section):
     precision: Literal["single", "double"] = "single"
     device: Literal["auto", "cpu", "gpu"] = "auto"
     theory: Theory
+    fermions: Fermions
     prior: Prior
     flow: Flow
     train: Train = Train()
@@ -38,6 +40,11 @@ class Config(Section):
     def _defaults(cls, raw: Any) -> Any:
         return complete(raw) if isinstance(raw, Mapping) else raw
 
+    @property
+    def label(self) -> str:
+        """The theory in words, as in the titles of reports."""
+        return self.theory.label if isinstance(self.fermions, NoFermions) else f"{self.theory.label}, {self.fermions.label}"
+
     def cross_problems(self) -> Iterator[tuple[str, str]]:
         """(path, reason) for every conflict between sections."""
         yield from cross_problems({name: getattr(self, name) for name in type(self).model_fields})
@@ -47,6 +54,7 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The raw tables with those sections filled in whose default depends on another section."""
     full = dict(raw)
     theory = raw.get("theory")
+    full.setdefault("fermions", {"kind": "none"})
     full.setdefault("prior", default_prior(theory.get("kind") if isinstance(theory, Mapping) else None))
     full.setdefault("flow", {"kind": "identity"})
     full.setdefault("baseline", {"kind": "hmc"})

@@ -39,7 +39,10 @@ class Measure(Section):
     `flow_times` (increasing, lattice units): t^2 E(t) and, for SU(N) in four dimensions, the topological charge at these times
     of the gradient flow, integrated with steps of at most `flow_step`, or adaptively to an error of `flow_tolerance`.
     `smearing`: the Wilson loops also from links smeared `smearing_steps` times with the weight `smearing_alpha`, those in
-    space alone with `smearing_spatial`."""
+    space alone with `smearing_spatial`.
+    With fermions, `pion` chooses the sources of pion correlator and condensate: "exact" (all sites, dense, O(V^3)), "point" and
+    "time-slice" (stochastic) of which there are `pion_sources`, or "none"; `det_sign` also measures the sign of det D (always
+    done for an odd number of flavours)."""
 
     observables: Annotated[tuple[str, ...], Strict(False)] | None = None
     wilson_loops: Annotated[tuple[Loop, ...], Strict(False)] | None = None
@@ -50,6 +53,9 @@ class Measure(Section):
     smearing_alpha: PositiveFloat | None = None
     smearing_steps: Positive | None = None
     smearing_spatial: bool = False
+    pion: Literal["exact", "point", "time-slice", "none"] = "point"
+    pion_sources: Positive = 1
+    det_sign: bool = False
 
     def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from self._unfinished()

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from latflow.app.config.base import Section
 from latflow.app.config.baseline import Baseline
+from latflow.app.config.fermions import Fermions
 from latflow.app.config.flow import Flow
 from latflow.app.config.prior import Prior
 from latflow.app.config.root import Config
@@ -17,6 +18,7 @@ from latflow.app.config.train import Train
 
 SECTIONS: dict[str, Any] = {
     "theory": Theory,
+    "fermions": Fermions,
     "prior": Prior,
     "flow": Flow,
     "train": Train,

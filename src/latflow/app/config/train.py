@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from latflow.app.config.base import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Section
+from latflow.app.config.fermions import are_dynamical
 
 
 class Train(Section):
@@ -55,9 +56,12 @@ class Train(Section):
             yield "estimator", '"variance" keeps the draws of the prior fixed and would not train the free field; use "path"'
         if self.anneal_from is not None and theory is not None and theory.kind == "phi4":
             yield "anneal_from", "only the coupling beta of gauge theories can be annealed"
+        if self.anneal_from is not None and are_dynamical(sections.get("fermions")):
+            yield "anneal_from", "the coupling of a theory with fermions cannot be annealed; start from the exact prior"
         if self.anneal_from is not None and self.estimator == "forward":
             yield "anneal_from", "the exact samples of the forward estimator are those of the final coupling; leave this out"
-        if self.estimator == "forward" and theory is not None and not theory.has_exact_samples:
+        solved = theory is None or (theory.has_exact_samples and not are_dynamical(sections.get("fermions")))
+        if self.estimator == "forward" and not solved:
             yield (
                 "estimator",
                 '"forward" trains on exact samples, which exist for U(1), SU(2) and SU(3) in two dimensions; '

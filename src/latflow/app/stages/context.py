@@ -41,8 +41,11 @@ class Context:
 
     @cached_property
     def theory(self) -> dict[str, Any]:
-        """[theory] as plain JSON values: what files are labelled with."""
-        return {"kind": self.config.theory.kind, **self.config.theory.model_dump(mode="json", exclude_none=True)}
+        """[theory] and [fermions] as plain JSON values: what files are labelled with."""
+        bosons = {"kind": self.config.theory.kind, **self.config.theory.model_dump(mode="json", exclude_none=True)}
+        if self.config.fermions.kind == "none":
+            return bosons
+        return {**bosons, "fermions": self.config.fermions.model_dump(mode="json", exclude_none=True)}
 
     def key(self, stream: str) -> PRNGKeyArray:
         return jax.random.fold_in(jax.random.key(self.config.seed), STREAMS[stream])
@@ -62,7 +65,7 @@ class Context:
     @property
     def base_summary(self) -> dict[str, Any]:
         """What every result document starts with."""
-        return {"recipe": self.config.name, "theory": self.theory, "title": self.config.theory.label}
+        return {"recipe": self.config.name, "theory": self.theory, "title": self.config.label}
 
 
 class Timer:

@@ -20,12 +20,14 @@ from latflow.io.errors import differences
 from latflow.io.model_file import TENSORS, load_model, read_description, save_model
 from latflow.models import FlowModel
 
-_MADE_FOR = ("theory", "prior", "flow", "precision")
+_MADE_FOR = ("theory", "fermions", "prior", "flow", "precision")
 
 
 def made_for(context: Context) -> dict[str, Any]:
     """What a model depends on besides its training."""
     document = context.config.model_dump(mode="json", exclude_none=True)
+    if document["fermions"]["kind"] == "none":
+        document["fermions"] = None  # as in files older than fermions
     return {**{key: document[key] for key in _MADE_FOR}, "prior": context.config.prior.density}
 
 
@@ -46,7 +48,7 @@ def _filled(directory: Path, model: FlowModel) -> FlowModel:
 
 
 def build_untrained(context: Context) -> FlowModel:
-    return build.build_model(context.config, context.action, prior.stored(context))
+    return build.build_model(context.config, prior.stored(context))
 
 
 def initial(context: Context) -> FlowModel:

@@ -1,0 +1,165 @@
+"""Fermionic observables: pion correlator, chiral condensate, sign of the determinant, spectrum and condition numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float, PRNGKeyArray
+
+from latflow.dirac import AbstractDirac, AbstractFermion, Dirac, Spinor, dense
+from latflow.groups import AbstractGroup
+from latflow.lattice import Geometry
+from latflow.observables.base import Field, Value
+from latflow.observables.families import AbstractFamily
+from latflow.precision import working_dtype
+from latflow.solvers import cg
+
+Sources = Literal["exact", "point", "time-slice"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FermionObservables(AbstractFamily):
+    """Of one flavour on each configuration:
+
+    * `pion` (L0,): sum_x |D^-1(x, y)|^2 over spins and colours of both ends and the sites x of the slice t time steps after y,
+      averaged over y (for Yukawa theories the lightest pseudoscalar is called pion, too);
+    * `condensate`: Re Tr D^-1 / V;
+    * with `sign`: `det_sign`, the sign of det D, by dense LU.
+
+    `sources`: "exact" inverts the dense matrix and averages over all y, O(V^3); "point" solves for all spins and colours of
+    `number` sites y; "time-slice" solves for `number` random time slices with one-end noise of random phases (diluted in spin),
+    whose mean is the average over the slice (hep-lat/0603007, Sec. 3). Sites and noise are drawn from the configuration itself,
+    so that they differ from one to the next and the observable remains a function of the field. None: no correlator. What a solve that does not
+    reach `tol` (None: 1e-9, or 1e-5 in single precision) gives is nan.
+    """
+
+    fermion: AbstractFermion
+    sources: Sources | None = "point"
+    number: int = 1
+    sign: bool = False
+    tol: float | None = None
+    max_iterations: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.sources not in ("exact", "point", "time-slice", None):
+            raise ValueError(f'sources are "exact", "point", "time-slice" or None, not {self.sources!r}')
+        if self.number < 1:
+            raise ValueError(f"at least one source is needed, got {self.number}")
+
+    def refusal(self, group: AbstractGroup, geometry: Geometry) -> str | None:
+        return None
+
+    def evaluate(self, group: AbstractGroup, geometry: Geometry, field: Field) -> Mapping[str, Value]:
+        operator = self.fermion.operator(field.astype(jnp.result_type(field.dtype, working_dtype())))
+        found: dict[str, Array] = {}
+        if self.sources == "exact":
+            found = exact_pion_and_condensate(operator)
+        elif self.sources is not None:
+            found = self._stochastic(operator, _key_of(field))
+        if self.sign:
+            found["det_sign"] = sign_of_determinant(operator)
+        return {name: value.astype(field.real.dtype) for name, value in found.items()}
+
+    def _stochastic(self, operator: Dirac, key: PRNGKeyArray) -> dict[str, Array]:
+        make = _point_sources if self.sources == "point" else _slice_sources
+
+        def one(key: PRNGKeyArray) -> tuple[Array, Array]:
+            b, start, norm = make(key, operator)
+            x = jax.lax.map(lambda source: solve(operator, source, self.tol, self.max_iterations), b)
+            weight = jnp.sum(x.real**2 + x.imag**2, axis=(0, 1, 2))
+            slices = jnp.sum(weight.reshape(weight.shape[0], -1), axis=1)
+            trace = jnp.sum(jnp.real(jnp.conj(b) * x)) / norm
+            return jnp.roll(slices, -start) / norm, trace
+
+        pion, condensate = jax.lax.map(one, jax.random.split(key, self.number))
+        return {"pion": jnp.mean(pion, 0), "condensate": jnp.mean(condensate)}
+
+
+def solve(operator: Dirac, b: Spinor, tol: float | None = None, max_iterations: int = 10_000) -> Spinor:
+    """D^-1 b by CG on the normal equations of the even/odd complement (of D itself on odd extents); nan where it fails."""
+    tol = tol or (1e-9 if jnp.finfo(b.dtype).bits == 64 else 1e-5)
+    if any(n % 2 for n in operator.hopping.spinor_shape[2:]):
+        y, info = cg(operator.normal, b, tol=tol, max_iterations=max_iterations)
+        return jnp.where(info.converged, operator.adjoint(y), jnp.nan)
+    schur = operator.schur()
+    source, odd = schur.prepare(b)
+    y, info = cg(schur.normal, source, tol=tol, max_iterations=max_iterations)
+    return jnp.where(info.converged, schur.reconstruct(schur.adjoint(y), odd), jnp.nan)
+
+
+def exact_pion_and_condensate(operator: AbstractDirac) -> dict[str, Array]:
+    """{"pion", "condensate"} from the dense inverse, averaged over all sources."""
+    shape = operator.shape
+    propagator = jnp.linalg.inv(dense(operator))
+    spins, L0 = shape[0] * shape[1], shape[2]
+    volume = operator.size // spins
+    # sum over spins, colours and space of both ends, time slices of both ends remain
+    weight = (propagator.real**2 + propagator.imag**2).reshape(spins, L0, -1, spins, L0, volume // L0).sum((0, 2, 3, 5))
+    # distance t between slices: the shear that rolls column y back by y
+    index = (np.arange(L0)[:, None] + np.arange(L0)[None, :]) % L0
+    pion = weight[jnp.asarray(index), jnp.arange(L0)[None, :]].sum(1) / volume
+    return {"pion": pion, "condensate": jnp.real(jnp.trace(propagator)) / volume}
+
+
+def sign_of_determinant(operator: Dirac) -> Float[Array, ""]:
+    """The sign of det D, +1 or -1, by dense LU of the even/odd complement (of D itself on odd extents)."""
+    if any(n % 2 for n in operator.hopping.spinor_shape[2:]):
+        return jnp.sign(jnp.real(jnp.linalg.slogdet(dense(operator))[0]))
+    schur = operator.schur()
+    return jnp.sign(jnp.real(jnp.linalg.slogdet(dense(schur))[0])) * schur.sign_rest()
+
+
+def spectrum(operator: AbstractDirac) -> Complex[Array, " size"]:
+    """All eigenvalues of D, in no order, by dense linear algebra (on CPUs)."""
+    return jnp.linalg.eigvals(dense(operator))
+
+
+def singular_values(operator: AbstractDirac) -> Float[Array, " size"]:
+    """Those of D, descending, by dense linear algebra: their squares are the eigenvalues of M = D D^dagger."""
+    return jnp.linalg.svd(dense(operator), compute_uv=False)
+
+
+def condition_numbers(
+    operator: AbstractDirac, masses: tuple[float, ...] = (), regulator: float = 0.0
+) -> Float[Array, " monomials"]:
+    """Condition numbers of the kernels of the monomials of Eq. (38) of 2207.08945 with M = D D^dagger: of
+    1 + (mu_{i+1} - mu_i)(M + mu_i)^-1 for each ratio, and of M + mu_Nh."""
+    M = singular_values(operator) ** 2
+    mu = (regulator, *masses)
+    kernels = [1 + (b - a) / (M + a) for a, b in zip(mu, mu[1:], strict=False)]
+    kernels.append(M + mu[-1])
+    return jnp.stack([jnp.max(kernel) / jnp.min(kernel) for kernel in kernels])
+
+
+def _key_of(field: Field) -> PRNGKeyArray:
+    """A key that every configuration has of its own."""
+    digest = jnp.sum(jnp.sin(jnp.arange(1, field.size + 1, dtype=field.real.dtype) * field.real.reshape(-1)))
+    bits = jax.lax.bitcast_convert_type(digest.astype(jnp.float32), jnp.uint32)
+    return jax.random.fold_in(jax.random.key(0), bits)
+
+
+def _point_sources(key: PRNGKeyArray, operator: Dirac) -> tuple[Spinor, Array, Array]:
+    """(one source per spin and colour at one site, its time, number of sites)."""
+    Ns, Nc, *lattice = operator.shape
+    site = jax.random.randint(key, (), 0, int(np.prod(lattice)))
+    spot = (jnp.arange(int(np.prod(lattice))) == site).astype(operator.dtype)
+    unit = jnp.eye(Ns * Nc, dtype=operator.dtype)
+    b = (unit[:, :, None] * spot[None, None]).reshape(Ns * Nc, Ns, Nc, *lattice)
+    return b, site // int(np.prod(lattice[1:])), jnp.ones(())
+
+
+def _slice_sources(key: PRNGKeyArray, operator: Dirac) -> tuple[Spinor, Array, Array]:
+    """(one source per spin on a time slice, with independent random phases; the time; sites of the slice)."""
+    Ns, Nc, *lattice = operator.shape
+    time_key, noise_key = jax.random.split(key)
+    start = jax.random.randint(time_key, (), 0, lattice[0])
+    noise = jnp.exp(2j * jnp.pi * jax.random.uniform(noise_key, (Nc, *lattice))).astype(operator.dtype)
+    here = (jnp.arange(lattice[0]) == start).astype(operator.dtype).reshape(1, -1, *[1] * (len(lattice) - 1))
+    unit = jnp.eye(Ns, dtype=operator.dtype).reshape(Ns, Ns, *[1] * (1 + len(lattice)))
+    b = unit * (noise * here)[None, None]
+    return b, start, jnp.asarray(float(np.prod(lattice[1:])))
