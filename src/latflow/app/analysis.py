@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,10 @@ def weights_summary(file: EnsembleFile, action: AbstractAction) -> dict[str, Any
         known = None if known is None or reference is None else known - reference
         alone, alone_error = ess_with_error(usable(file.read("log_weight_prior")))
         extra = {"prior": prior, "ess_prior": {"value": alone, "error": alone_error}}
+    if (tuned := (file.metadata or {}).get("tuned")) is not None:
+        # the normalisation of a resampled prior is an estimate itself
+        error = math.hypot(error, tuned["log_acceptance_error"])
+        extra["tuned_prior"] = tuned
     unusable = int(np.sum(np.isneginf(log_weight)))
     audit = float(file.read("audit").max()) if "audit" in file.columns else None
     return plain(

@@ -33,9 +33,20 @@ from latflow.flows import (
     u1_coupling_flow,
 )
 from latflow.groups import SUN, U1, RealLine
-from latflow.kernels import HMC, AbstractKernel, heatbath_sweep
+from latflow.kernels import BOSONS, HMC, AbstractKernel, Level, PseudofermionHMC, heatbath_sweep
 from latflow.lattice import Geometry
-from latflow.models import AbstractPrior, ExactPrior, FlowModel, FreeFieldPrior, HaarPrior, NormalPrior, StoredPrior
+from latflow.loops.features import features_of
+from latflow.models import (
+    AbstractPrior,
+    ExactPrior,
+    Filter,
+    FlowModel,
+    FreeFieldPrior,
+    HaarPrior,
+    NormalPrior,
+    ResampledPrior,
+    StoredPrior,
+)
 
 REAL = {"single": jnp.float32, "double": jnp.float64}
 COMPLEX = {"single": jnp.complex64, "double": jnp.complex128}
@@ -44,7 +55,7 @@ COMPLEX = {"single": jnp.complex64, "double": jnp.complex128}
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What builders know: the configuration, the lattice, the dtype of fields and of network parameters, and the
-    configurations (n, *field) of a stored prior."""
+    configurations (n, *field) of a stored prior, or the tuned coupling and filter of an exact one."""
 
     config: Config
     geometry: Geometry
@@ -85,11 +96,24 @@ def _exact_samples(action: AbstractAction, at: Setting, beta: float | None = Non
     return ExactPrior(TorusU1Sampler(at.geometry, coupling, at.field_dtype))
 
 
+def exact_prior(config: Config, beta: float, filter: Filter | None = None) -> AbstractPrior:
+    """The exact sampler at a coupling, resampled with a learned filter if there is one."""
+    at, boson = setting(config), build_boson(config)
+    prior = _exact_samples(boson, at, beta)
+    return prior if filter is None else ResampledPrior(prior, features_of(boson.group, boson.geometry), filter)
+
+
+def _exact_prior(prior: Any, at: Setting, action: AbstractAction) -> AbstractPrior:
+    if prior.is_tuned:
+        return exact_prior(at.config, at.stored.beta, at.stored.filter)
+    return _exact_samples(action, at, prior.beta)
+
+
 PRIORS: dict[type, Callable[[Any, Setting, AbstractAction], AbstractPrior]] = {
     cp.HaarPrior: lambda prior, at, action: HaarPrior(at.geometry, action.group, at.field_dtype),
     cp.NormalPrior: lambda prior, at, action: NormalPrior(at.geometry, prior.scale, at.field_dtype),
     cp.FreePrior: lambda prior, at, action: FreeFieldPrior(at.geometry, prior.m2, at.field_dtype),
-    cp.ExactPrior: lambda prior, at, action: _exact_samples(action, at, prior.beta),
+    cp.ExactPrior: lambda prior, at, action: _exact_prior(prior, at, action),
     cp.EnsemblePrior: lambda prior, at, action: StoredPrior(at.stored, at_coupling(action, prior.beta)),
     cp.FilesPrior: lambda prior, at, action: StoredPrior(at.stored, at_coupling(action, prior.beta)),
 }
@@ -178,9 +202,30 @@ FLOWS: dict[type, Callable[[Any, Setting, PRNGKeyArray], AbstractBijection]] = {
 }
 
 
-BASELINES: dict[type, Callable[[Any, AbstractAction], AbstractKernel]] = {
-    cb.HMCBaseline: lambda b, action: HMC(action, b.tau, b.num_steps, b.integrator, jitter=b.jitter),
-    cb.HeatbathBaseline: lambda b, action: heatbath_sweep(action, b.overrelaxation),
+def _hmc(b: cb.HMCBaseline, config: Config) -> AbstractKernel:
+    fermion = build_fermion(config)
+    if fermion is None or b.fermions == "determinant":
+        return HMC(build_action(config), b.tau, b.num_steps, b.integrator, jitter=b.jitter)
+    monomials = tuple(range(len(b.hasenbusch) + 1))
+    if b.gauge_steps:
+        levels = [Level(monomials, b.num_steps, b.integrator), Level((BOSONS,), b.gauge_steps, b.integrator)]
+    else:
+        levels = [Level((*monomials, BOSONS), b.num_steps, b.integrator)]
+    return PseudofermionHMC(
+        build_boson(config),
+        fermion,
+        b.hasenbusch,
+        b.tau,
+        levels=levels,
+        jitter=b.jitter,
+        flavours=config.fermions.flavours,  # type: ignore[union-attr]
+        max_iterations=b.max_iterations,
+    )
+
+
+BASELINES: dict[type, Callable[[Any, Config], AbstractKernel]] = {
+    cb.HMCBaseline: _hmc,
+    cb.HeatbathBaseline: lambda b, config: heatbath_sweep(build_action(config), b.overrelaxation),
 }
 
 
@@ -211,8 +256,8 @@ def build_action(config: Config) -> AbstractAction:
 
 
 def build_model(config: Config, stored: Any = None) -> FlowModel:
-    """The untrained flow on its prior; parameters depend on the seed. `stored` are the configurations (n, *field) of a prior
-    that is an ensemble. Raises LatflowError for a flow that does not fit."""
+    """The untrained flow on its prior; parameters depend on the seed. `stored` is what a prior needs that was
+    prepared: the configurations (n, *field) of an ensemble, the coupling and filter of a tuned one. Raises LatflowError for a flow that does not fit."""
     at = setting(config, stored)
     prior = PRIORS[type(config.prior)](config.prior, at, build_boson(config))
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
@@ -228,9 +273,9 @@ def build_target(config: Config, action: AbstractAction) -> AbstractPrior | None
     return _exact_samples(action, setting(config)) if solved else None
 
 
-def build_baseline(config: Config, action: AbstractAction) -> AbstractKernel:
+def build_baseline(config: Config) -> AbstractKernel:
     """The kernel of [baseline], not tuned yet. Raises KeyError for "none", which has none."""
-    return BASELINES[type(config.baseline)](config.baseline, action)
+    return BASELINES[type(config.baseline)](config.baseline, config)
 
 
 def start_field(config: Config, action: AbstractAction, start: str, key: PRNGKeyArray) -> Any:

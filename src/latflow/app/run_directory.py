@@ -30,14 +30,14 @@ _REDRAWN = {"sample.refine"}
 _GROW = {"prior.configurations", "train.steps", "sample.num_samples", "baseline.trajectories"}
 # A setting is fixed as soon as one of these files exists; sections not named here are fixed by any of them.
 _FIXED_BY = {
-    "prior": ("prior.h5", "train.jsonl", "checkpoints", "model", "ensemble.h5"),
+    "prior": ("prior.h5", "prior.json", "train.jsonl", "checkpoints", "model", "ensemble.h5"),
     "flow": ("train.jsonl", "checkpoints", "model", "ensemble.h5"),
     "train": ("train.jsonl", "checkpoints", "model", "ensemble.h5"),
     "sample": ("ensemble.h5",),
     "measure": ("ensemble.h5", "baseline.h5"),
     "baseline": ("baseline.h5",),
 }
-_DATA = ("prior.h5", "train.jsonl", "checkpoints", "model", "ensemble.h5", "baseline.h5", "observables.json")
+_DATA = ("prior.h5", "prior.json", "train.jsonl", "checkpoints", "model", "ensemble.h5", "baseline.h5", "observables.json")
 # What a stage and those after it have written: `--fresh` discards this and keeps what came before.
 _WRITTEN_FROM = {
     "run": ("report.html", *reversed(_DATA), "provenance.json", "config.toml"),
@@ -55,6 +55,7 @@ class RunDirectory:
         self.path = path
         self.config_file = path / "config.toml"
         self.prior = path / "prior.h5"
+        self.tuned_prior = path / "prior.json"
         self.training_log = path / "train.jsonl"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"

@@ -2,5 +2,18 @@
 
 from latflow.models.density import FlowModel
 from latflow.models.prior import AbstractPrior, ExactPrior, FreeFieldPrior, HaarPrior, NormalPrior, StoredPrior
+from latflow.models.resampled import Filter, ResampledPrior, best_beta, learn_filter
 
-__all__ = ["AbstractPrior", "ExactPrior", "FlowModel", "FreeFieldPrior", "HaarPrior", "NormalPrior", "StoredPrior"]
+__all__ = [
+    "AbstractPrior",
+    "ExactPrior",
+    "Filter",
+    "FlowModel",
+    "FreeFieldPrior",
+    "HaarPrior",
+    "NormalPrior",
+    "ResampledPrior",
+    "StoredPrior",
+    "best_beta",
+    "learn_filter",
+]

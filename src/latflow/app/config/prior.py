@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, Strict
 
 from latflow.app.config.base import NonNegative, Positive, PositiveFloat, Section
+from latflow.app.config.fermions import are_dynamical
 from latflow.app.config.theory import GAUGE, Beta
 
 
@@ -53,18 +54,34 @@ class FreePrior(_Prior):
 
 
 class ExactPrior(_Prior):
-    """The exact independent sampler of 2D U(1), SU(2) or SU(3), at the theory's coupling or at its own."""
+    """The exact independent sampler of 2D U(1), SU(2) or SU(3), at the theory's coupling or at its own; `beta = "auto"` takes
+    the coupling at which its ESS for a theory with fermions is largest.
+
+    With `learn` > 0 that many of its configurations are weighed, from which a function of their loops is learned that keeps or
+    discards later ones, a share of `acceptance` (a resampled prior, 2110.15828): cheap where the determinant is costly."""
 
     fits = GAUGE
     advice = "the exact sampler exists for U(1), SU(2) and SU(3) in two dimensions"
     kind: Literal["exact"]
-    beta: Beta | None = None
+    beta: Beta | Literal["auto"] | None = None
+    learn: NonNegative = 0
+    acceptance: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether it has to be prepared before it can be drawn from."""
+        return self.beta == "auto" or self.learn > 0
 
     def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from super().problems(sections)
         theory = sections.get("theory")
         if theory is not None and theory.kind in self.fits and not theory.has_exact_samples:
             yield "kind", f'{self.advice}, not for {theory.label}; use "haar"'
+        for key, used in (("beta", self.beta == "auto"), ("learn", self.learn > 0)):
+            if used and not are_dynamical(sections.get("fermions")):
+                yield key, "the prior of a theory without fermions is exact already; give beta as a number, and learn = 0"
+        if 0 < self.learn < 512:
+            yield "learn", f"at least 512 configurations are needed to learn from, got {self.learn}"
 
 
 class _StoredPrior(_Prior):

@@ -45,6 +45,11 @@ class Config(Section):
         """The theory in words, as in the titles of reports."""
         return self.theory.label if isinstance(self.fermions, NoFermions) else f"{self.theory.label}, {self.fermions.label}"
 
+    @property
+    def has_flow(self) -> bool:
+        """Whether there is anything besides the baseline."""
+        return self.flow.kind != "none"
+
     def cross_problems(self) -> Iterator[tuple[str, str]]:
         """(path, reason) for every conflict between sections."""
         yield from cross_problems({name: getattr(self, name) for name in type(self).model_fields})
@@ -59,7 +64,7 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
     full.setdefault("flow", {"kind": "identity"})
     full.setdefault("baseline", {"kind": "hmc"})
     flow, train = full["flow"], full.get("train", {})
-    if isinstance(flow, Mapping) and flow.get("kind") == "identity" and isinstance(train, Mapping):
+    if isinstance(flow, Mapping) and flow.get("kind") in ("identity", "none") and isinstance(train, Mapping):
         full["train"] = {"steps": 0, **train}
     return full
 

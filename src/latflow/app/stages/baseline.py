@@ -12,7 +12,7 @@ from latflow.app.config.baseline import HMCBaseline, NoBaseline
 from latflow.app.measurements import functions
 from latflow.app.stages.context import Context
 from latflow.io.ensemble import EnsembleFile
-from latflow.kernels import HMC, AbstractKernel, tune_step_size
+from latflow.kernels import AbstractKernel, tune_step_size
 from latflow.samplers import run_chain
 
 _TUNING_STEPS = 200
@@ -23,7 +23,7 @@ def baseline(context: Context) -> None:
     config, run = context.config.baseline, context.run
     if isinstance(config, NoBaseline):
         return
-    kernel = build.build_baseline(context.config, context.action)
+    kernel = build.build_baseline(context.config)
     if run.provenance.stage("baseline").get("complete") and _rows(context) >= config.trajectories:
         context.output.note(f"baseline  complete: {config.trajectories} trajectories")
         return
@@ -33,10 +33,12 @@ def baseline(context: Context) -> None:
     with context.timed("baseline") as timer:
         settings = {**config.model_dump(mode="json", exclude={"trajectories"}), "precision": context.config.precision}
         if isinstance(config, HMCBaseline):
-            num_steps = _known_num_steps(context)
+            num_steps = config.num_steps if config.target_acceptance == "none" else _known_num_steps(context)
             if num_steps is None:
                 num_steps, fields = _tuned(config, kernel, fields, tune_key)
-            kernel = HMC(context.action, config.tau, num_steps, config.integrator, jitter=config.jitter)
+            kernel = build.build_baseline(
+                context.config.model_copy(update={"baseline": config.model_copy(update={"num_steps": num_steps})})
+            )
             settings["tuned_num_steps"] = num_steps
         total = config.thermalisation + config.trajectories
         with context.progress("baseline", total) as progress:
@@ -93,5 +95,5 @@ def _tuned(config: HMCBaseline, kernel: AbstractKernel, fields: Any, key: Any) -
     with steps that were short enough.
     """
     states = eqx.filter_jit(eqx.filter_vmap(kernel.init))(fields)
-    tuned = tune_step_size(kernel, key, states, config.target_acceptance, _TUNING_STEPS)
+    tuned = tune_step_size(kernel, key, states, config.target_acceptance, _TUNING_STEPS)  # type: ignore[arg-type]
     return tuned.kernel.with_tau(config.tau).num_steps, tuned.states.field  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from typing import Any
 import equinox as eqx
 
 from latflow.app import build
-from latflow.app.stages import prior
+from latflow.app.stages import prior, tuning
 from latflow.app.stages.context import Context
 from latflow.errors import DamagedFileError, LatflowError, MismatchError
 from latflow.io.errors import differences
@@ -28,7 +28,9 @@ def made_for(context: Context) -> dict[str, Any]:
     document = context.config.model_dump(mode="json", exclude_none=True)
     if document["fermions"]["kind"] == "none":
         document["fermions"] = None  # as in files older than fermions
-    return {**{key: document[key] for key in _MADE_FOR}, "prior": context.config.prior.density}
+    prior_digest = tuning.digest(context)
+    density = {**context.config.prior.density, **({} if prior_digest is None else {"tuned": prior_digest})}
+    return {**{key: document[key] for key in _MADE_FOR}, "prior": density}
 
 
 def save(context: Context, model: FlowModel, **facts: Any) -> None:
@@ -48,7 +50,7 @@ def _filled(directory: Path, model: FlowModel) -> FlowModel:
 
 
 def build_untrained(context: Context) -> FlowModel:
-    return build.build_model(context.config, prior.stored(context))
+    return build.build_model(context.config, prior.prepared(context))
 
 
 def initial(context: Context) -> FlowModel:

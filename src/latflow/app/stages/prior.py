@@ -13,7 +13,8 @@ from jaxtyping import Array, Inexact
 
 from latflow import interrupt
 from latflow.app import build
-from latflow.app.config.prior import EnsemblePrior, FilesPrior
+from latflow.app.config.prior import EnsemblePrior, ExactPrior, FilesPrior
+from latflow.app.stages import tuning
 from latflow.app.stages.baseline import start_fields
 from latflow.app.stages.context import Context
 from latflow.errors import LatflowError
@@ -21,6 +22,12 @@ from latflow.io.configuration import read_configuration
 from latflow.io.ensemble import EnsembleFile
 from latflow.kernels import heatbath_sweep
 from latflow.samplers import run_chain
+
+
+def prepared(context: Context) -> Any:
+    """What `build.build_model` needs of the prior: configurations, a tuned prior, or nothing."""
+    config = context.config.prior
+    return tuning.tuned(context) if isinstance(config, ExactPrior) and config.is_tuned else stored(context)
 
 
 def stored(context: Context) -> Inexact[Array, "n ..."] | None:

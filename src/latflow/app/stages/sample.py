@@ -6,7 +6,7 @@ from typing import Any
 
 from latflow.app.analysis import weights_summary
 from latflow.app.measurements import functions
-from latflow.app.stages import models, prior
+from latflow.app.stages import models, prior, tuning
 from latflow.app.stages.context import Context
 from latflow.errors import LatflowError
 from latflow.flows import refined
@@ -39,7 +39,12 @@ def sample(context: Context) -> dict[str, Any]:
                 config.num_samples,
                 config.batch_size,
                 theory=context.theory,
-                metadata={"model": fingerprint, "recipe": context.config.name, "prior": prior.facts(context)},
+                metadata={
+                    "model": fingerprint,
+                    "recipe": context.config.name,
+                    "prior": prior.facts(context),
+                    "tuned": tuning.facts(context),
+                },
                 save_configurations=config.save_configurations,
                 max_audit=config.max_audit,
                 on_progress=on_progress,
@@ -54,6 +59,8 @@ def sample(context: Context) -> dict[str, Any]:
 def _source(context: Context) -> str:
     """What the proposals depend on: the model, and how finely it is integrated. Other steps are another density."""
     fingerprint, refine = models.fingerprint(context.run.model), context.config.sample.refine
+    if (prior_digest := tuning.digest(context)) is not None:
+        fingerprint += f" prior {prior_digest}"
     return fingerprint if refine == 1 else f"{fingerprint} refined {refine}"
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from latflow.app.config.flow.continuous import ContinuousFlow
 from latflow.app.config.flow.identity import IdentityFlow
+from latflow.app.config.flow.none import NoFlow
 from latflow.app.config.flow.residual_sweeps import ResidualSweepsFlow
 from latflow.app.config.flow.scalar_coupling import ScalarCouplingFlow
 from latflow.app.config.flow.sun_coupling import SUNCouplingFlow
@@ -17,6 +18,7 @@ __all__ = [
     "ContinuousFlow",
     "Flow",
     "IdentityFlow",
+    "NoFlow",
     "ResidualSweepsFlow",
     "SUNCouplingFlow",
     "ScalarCouplingFlow",
@@ -24,6 +26,6 @@ __all__ = [
 ]
 
 Flow = Annotated[
-    IdentityFlow | U1CouplingFlow | SUNCouplingFlow | ContinuousFlow | ResidualSweepsFlow | ScalarCouplingFlow,
+    IdentityFlow | NoFlow | U1CouplingFlow | SUNCouplingFlow | ContinuousFlow | ResidualSweepsFlow | ScalarCouplingFlow,
     Field(discriminator="kind"),
 ]
