@@ -11,7 +11,9 @@ from contracts import cut, pool
 
 from latflow.dirac import StaggeredYukawa, WilsonFermion, dense, gamma
 from latflow.groups import RealLine
-from latflow.lattice import Geometry
+
+# nothing here runs long enough to be worth optimising, and compiling is what these tests wait for
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def field_of(fermion, seed=0):
@@ -31,7 +33,7 @@ def uniform_flux(shape, Q, plane=(0, 1)):
     return theta
 
 
-def matrices_of(group, links):
+def links_of(group, links):
     """(Nc, Nc, Nd, *lattice) complex."""
     embedded = np.asarray(group.embed(jnp.asarray(links)))
     return embedded if group.colour_shape else embedded[None, None]
@@ -71,7 +73,7 @@ def reference(fermion, field):
     Nd, sites = len(shape), list(np.ndindex(*shape))
     phase = [np.pi, *[0.0] * (Nd - 1)] if fermion.boundary is None else fermion.boundary
     staggered, yukawa = isinstance(fermion, StaggeredYukawa), not isinstance(fermion, WilsonFermion)
-    U = np.ones((1, 1, Nd, *shape)) if yukawa else matrices_of(fermion.group, field)
+    U = np.ones((1, 1, Nd, *shape)) if yukawa else links_of(fermion.group, field)
     Nc, Ns = len(U), 1 if staggered else 2 ** (Nd // 2)
     g, one = (None, np.eye(1)) if staggered else (gamma.matrices(Nd), np.eye(Ns))
     D = np.zeros((Ns, Nc, len(sites), Ns, Nc, len(sites)), complex)
@@ -113,23 +115,25 @@ def distance(a, b):
     return gaps[scipy.optimize.linear_sum_assignment(gaps)].max()
 
 
+def columns(function, operator):
+    """The matrix of any linear map of spinors."""
+    unit = jnp.eye(operator.size, dtype=operator.dtype).reshape(*operator.shape, operator.size)
+    return jax.vmap(function, -1, -1)(unit).reshape(operator.size, operator.size)
+
+
 @functools.cache
-def tested(fermion):
-    """All matrices of one operator, compiled once: D, its adjoint and gamma5; those of the complement; a solved equation."""
+def matrices(fermion):
+    """What is compiled once for each operator: the matrices D and gamma5, those of the complement, and the solution of D x = b
+    by way of it."""
     even = not any(n % 2 for n in fermion.geometry.shape)
 
-    def columns(function, operator):
-        unit = jnp.eye(operator.size, dtype=operator.dtype).reshape(*operator.shape, operator.size)
-        return jax.vmap(function, -1, -1)(unit).reshape(operator.size, operator.size)
-
-    @jax.jit
+    @quick_jit
     def run(field, b):
         operator = fermion.operator(field)
-        out = {"D": dense(operator), "adjoint": columns(operator.adjoint, operator), "g5": columns(operator.gamma5, operator)}
-        out |= {"hermitian": operator.hermitian(b), "normal": operator.normal(b)}
+        out = {"D": dense(operator), "g5": columns(operator.gamma5, operator)}
         if even:
             schur = operator.schur()
-            out |= {"S": dense(schur), "S adjoint": columns(schur.adjoint, schur), "S g5": columns(schur.gamma5, schur)}
+            out |= {"S": dense(schur), "S g5": columns(schur.gamma5, schur)}
             out |= {"rest": schur.log_abs_det_rest(), "sign": schur.sign_rest()}
             source, odd = schur.prepare(b)
             half = jnp.linalg.solve(out["S"], source.reshape(-1)).reshape(source.shape)
@@ -137,10 +141,7 @@ def tested(fermion):
         return out
 
     field = field_of(fermion)
-    b = jax.eval_shape(fermion.operator, field)
-    b = jax.random.normal(jax.random.key(7), b.shape, b.dtype)
-    plain = jax.tree.map(np.asarray, run(field, b))
-    return SimpleNamespace(run=lambda field: jax.tree.map(np.asarray, run(field, b)), field=field, b=np.asarray(b), even=even, **{"of": plain})
-
-
-SMALL = Geometry((4, 2))
+    shape, rng = jax.eval_shape(fermion.operator, field).shape, np.random.default_rng(7)
+    b = jnp.asarray(rng.normal(size=shape) + 1j * rng.normal(size=shape))
+    of = jax.tree.map(np.asarray, run(field, b))
+    return SimpleNamespace(run=functools.partial(run, b=b), field=field, b=np.asarray(b), even=even, of=of)

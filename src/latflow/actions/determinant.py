@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from latflow.actions.base import AbstractAction, Field, autodiff_value_and_force
-from latflow.dirac import AbstractFermion, dense
+from latflow.dirac import AbstractFermion
 from latflow.errors import LatflowError
 from latflow.groups import AbstractGroup
 from latflow.lattice import Geometry
@@ -72,7 +72,7 @@ class Determinant(AbstractAction):
 
 def matrix_size(fermion: AbstractFermion) -> int:
     """Rows of the dense matrix that a determinant of this fermion factorises."""
-    size = jax.eval_shape(lambda field: dense(fermion.operator(field)), _abstract_field(fermion)).shape[0]
+    size = jax.eval_shape(lambda field: fermion.operator(field).matrix(), _abstract_field(fermion)).shape[0]
     return size // 2 if _is_even(fermion) else size
 
 
@@ -106,9 +106,9 @@ def _matrix(fermion: AbstractFermion, field: Field) -> tuple[Array, Float[Array,
     """(dense matrix, log |det| of what is not in it, its sign)."""
     operator = fermion.operator(_double(field))
     if not _is_even(fermion):
-        return dense(operator), jnp.zeros((), working_dtype()), jnp.ones((), working_dtype())
+        return operator.matrix(), jnp.zeros((), working_dtype()), jnp.ones((), working_dtype())
     schur = operator.schur()
-    return dense(schur), schur.log_abs_det_rest(), schur.sign_rest()
+    return schur.matrix(), schur.log_abs_det_rest(), schur.sign_rest()
 
 
 def _log_abs_det(fermion: AbstractFermion, field: Field) -> Float[Array, ""]:

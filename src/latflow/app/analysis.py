@@ -19,6 +19,7 @@ import numpy as np
 from latflow.actions import AbstractAction
 from latflow.app import build
 from latflow.app.config import Config
+from latflow.app.correlators import pion_mass
 from latflow.app.output import plain
 from latflow.errors import LatflowError
 from latflow.io.atomic import write_text
@@ -168,13 +169,42 @@ def summarise(
     if baseline is not None:
         with EnsembleFile.open(baseline) as file, _explained():
             reference = baseline_chain(file, config, action)
-            acceptance = float(file.read("acceptance").mean())
+            facts = _chain_facts(file)
         theirs = {name: columns(e, "value", "error", "tau_int") for name, e in reference.estimates.items()}
         for name, row in rows.items():
             row["baseline"] = theirs[name]
-        result["baseline"] = {"kind": config.baseline.kind, "acceptance": acceptance, "observables": theirs}
+        result["baseline"] = {"kind": config.baseline.kind, **facts, "observables": theirs}
         exported |= {f"baseline/{name}": obs for name, obs in reference.exported.items()}
     return plain(result), exported
+
+
+def summarise_baseline(
+    base: Mapping[str, Any], config: Config, action: AbstractAction, baseline: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(summary, {name: Obs}) of a run without a flow. Raises as `analyse`."""
+    with EnsembleFile.open(baseline) as file, _explained():
+        reference = baseline_chain(file, config, action)
+        facts = _chain_facts(file)
+    known = build.known_values(action, tuple(reference.estimates))
+    rows = {
+        name: {"exact": known.get(name), "baseline": columns(e, "value", "error", "tau_int")}
+        for name, e in reference.estimates.items()
+    }
+    theirs = {name: row["baseline"] for name, row in rows.items()}
+    result = {**base, "observables": rows, "baseline": {"kind": config.baseline.kind, **facts, "observables": theirs}}
+    return plain(result), {f"baseline/{name}": obs for name, obs in reference.exported.items()}
+
+
+def _chain_facts(file: EnsembleFile) -> dict[str, Any]:
+    """Acceptance, <exp(-dH)> and, with pseudofermions, the linear solves of a chain file."""
+    facts: dict[str, Any] = {"acceptance": float(file.read("acceptance").mean())}
+    rejected = int(file.read("non_finite").sum())
+    if rejected:
+        facts["rejected_non_finite"] = rejected
+    if "solver_iterations" in file.columns:
+        facts["solver_iterations"] = float(file.read("solver_iterations").mean())
+        facts["solver_failures"] = int(file.read("solver_failures").sum())
+    return facts
 
 
 @contextmanager
@@ -230,13 +260,32 @@ def _sampled(
     times = config.measure.flow_times or ()
     independent = log_weight is not None and window is None
     window = _INDEPENDENT if independent else _GAMMA
-    quantities = {key: observable(values, log_weight, name) for key, values in series.items()}
-    quantities |= derived(quantities, action.geometry, times)
+    quantities = _means(config, series, log_weight, name)
+    quantities |= _derived(quantities, action, times)
     exported: dict[str, Any] = {} if independent else quantities
     if log_weight is None:
-        binned = {key: observable(_binned(values), None, name) for key, values in series.items()}
-        exported = binned | derived(binned, action.geometry, times)
+        binned = _means(config, {key: _binned(values) for key, values in series.items()}, None, name)
+        exported = binned | _derived(binned, action, times)
     return Sampled({key: summary(obs, window) for key, obs in quantities.items()}, exported)
+
+
+def _means(config: Config, series: dict[str, np.ndarray], log_weight: np.ndarray | None, name: str) -> dict[str, Any]:
+    """{name: Obs or array of them}. For an odd number of flavours, whose weight is |det D|, every mean is <O sign> / <sign>."""
+    sign = series.get("det_sign") if config.fermions.kind != "none" and config.fermions.flavours % 2 else None
+    if sign is None:
+        return {key: observable(values, log_weight, name) for key, values in series.items()}
+    mean_sign = observable(sign, log_weight, name)
+
+    def reweighted(values: np.ndarray) -> Any:
+        product = values * sign.reshape(*sign.shape, *[1] * (values.ndim - sign.ndim))
+        return derived_observable(lambda a, b: a / b, [observable(product, log_weight, name), mean_sign])
+
+    return {key: mean_sign if key == "det_sign" else reweighted(values) for key, values in series.items()}
+
+
+def _derived(quantities: dict[str, Any], action: AbstractAction, times: tuple[float, ...]) -> dict[str, Any]:
+    found = derived(quantities, action.geometry, times)
+    return found | (pion_mass(quantities["pion"]) if "pion" in quantities else {})
 
 
 def _binned(series: np.ndarray) -> np.ndarray:

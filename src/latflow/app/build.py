@@ -256,8 +256,9 @@ def build_action(config: Config) -> AbstractAction:
 
 
 def build_model(config: Config, stored: Any = None) -> FlowModel:
-    """The untrained flow on its prior; parameters depend on the seed. `stored` is what a prior needs that was
-    prepared: the configurations (n, *field) of an ensemble, the coupling and filter of a tuned one. Raises LatflowError for a flow that does not fit."""
+    """The untrained flow on its prior; parameters depend on the seed. `stored` is what a prior needs that was prepared: the
+    configurations (n, *field) of an ensemble, the coupling and filter of a tuned one. Raises LatflowError for a flow that does
+    not fit."""
     at = setting(config, stored)
     prior = PRIORS[type(config.prior)](config.prior, at, build_boson(config))
     key = jax.random.fold_in(jax.random.key(config.seed), 0)

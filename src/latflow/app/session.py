@@ -58,6 +58,8 @@ def _present(command: str, result: dict[str, Any], output: Output) -> None:
         output.emit(result)
     elif command == "report":
         output.text(str(result["report"]))
+    elif command == "train" and "steps" not in result:
+        output.text(f'Nothing to train: the flow is "none": {result["run_directory"]}')
     elif command == "train":
         output.text(f"Trained {result['steps']} steps, ESS {result['ess']}: {result['run_directory']}")
     else:

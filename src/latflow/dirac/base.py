@@ -53,6 +53,10 @@ class AbstractDirac(eqx.Module):
         """D D^dagger psi."""
         return self.mv(self.adjoint(psi))
 
+    def matrix(self) -> Complex[Array, "size size"]:
+        """The dense matrix: O(size^2) work and memory."""
+        return dense(self)
+
     @property
     def size(self) -> int:
         """Number of complex components of a spinor."""

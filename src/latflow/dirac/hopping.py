@@ -7,6 +7,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Complex, Inexact
 
 from latflow.dirac import gamma
@@ -65,6 +66,15 @@ class AbstractHalfHopping(eqx.Module):
     @abc.abstractmethod
     def gamma5(self, psi: Spinor) -> Spinor:
         """gamma5 psi on the even sites."""
+
+    @abc.abstractmethod
+    def blocks(self, parity: int) -> Complex[Array, "directions n n ..."]:
+        """H_a(x) for the sites x of `parity` and the directions a = +0, -0, +1, ...: what the spinor at x + a contributes to
+        that at x, as matrices of the index (spin, colour)."""
+
+    @abc.abstractmethod
+    def vanishes(self, a: int, b: int) -> bool:
+        """Whether H_a(x) H_b(x + a) = 0 whatever the links."""
 
 
 class WilsonHopping(AbstractHopping):
@@ -137,6 +147,20 @@ class WilsonHalfHopping(AbstractHalfHopping):
 
     def gamma5(self, psi: Spinor) -> Spinor:
         return _chiral(self.splitting.geometry.Nd, psi)
+
+    def blocks(self, parity: int) -> Complex[Array, "directions n n ..."]:
+        here, there = (self.odd, self.even) if parity else (self.even, self.odd)
+        Nd = self.splitting.geometry.Nd
+        n, out = gamma.num_spins(Nd) * here.shape[0], []
+        for mu, g in enumerate(gamma.matrices(Nd)):
+            back = jnp.conj(jnp.swapaxes(component(there, mu, Nd), 0, 1))
+            for sign, links in ((1, component(here, mu, Nd)), (-1, self.splitting.shift(back, mu, parity, -1))):
+                spin = jnp.asarray(np.eye(len(g)) - sign * g, links.dtype).reshape(len(g), 1, len(g), 1, *[1] * Nd)
+                out.append((-self.kappa * spin * links[None, :, None]).reshape(n, n, *self.splitting.shape))
+        return jnp.stack(out)
+
+    def vanishes(self, a: int, b: int) -> bool:
+        return a ^ 1 == b  # (1 - gamma)(1 + gamma) = 0
 
 
 def _wilson(kappa: Array, Nd: int, here: Matrices, there: Matrices, psi: Spinor, ahead, behind) -> Spinor:

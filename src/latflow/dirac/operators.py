@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Complex, Float
 
+from latflow.dirac.assembly import dense_complement
 from latflow.dirac.base import AbstractDirac, Spinor
 from latflow.dirac.hopping import AbstractHalfHopping, AbstractHopping
 from latflow.dirac.site_terms import AbstractSiteTerm
@@ -61,6 +62,10 @@ class Schur(AbstractDirac):
 
     def gamma5(self, psi: Spinor) -> Spinor:
         return self.hopping.gamma5(psi)
+
+    def matrix(self) -> Complex[Array, "size size"]:
+        """The dense matrix, from its O(size) entries."""
+        return dense_complement(self.hopping, self.even, self.odd_inverse)
 
     def log_abs_det_rest(self) -> Float[Array, ""]:
         """log |det A_oo|, what log |det D| has besides log |det D_sc|."""

@@ -38,6 +38,15 @@ class AbstractSiteTerm(eqx.Module):
         """The sign of det A."""
 
     @abc.abstractmethod
+    def matrix(self, n: int, sites: int, dtype: Any) -> Complex[Array, "n n sites"]:
+        """A as matrices of the index (spin, colour), sites in one axis."""
+
+    @property
+    @abc.abstractmethod
+    def is_scalar(self) -> bool:
+        """Whether A is a number on every site."""
+
+    @abc.abstractmethod
     def split(self, splitting: Halves) -> tuple[AbstractSiteTerm, AbstractSiteTerm]:
         """(even, odd) halves."""
 
@@ -58,6 +67,13 @@ class Unit(AbstractSiteTerm):
 
     def sign(self) -> Float[Array, ""]:
         return jnp.ones((), self.dtype)
+
+    def matrix(self, n: int, sites: int, dtype: Any) -> Complex[Array, "n n sites"]:
+        return jnp.broadcast_to(jnp.eye(n, dtype=dtype)[:, :, None], (n, n, sites))
+
+    @property
+    def is_scalar(self) -> bool:
+        return True
 
     def split(self, splitting: Halves) -> tuple[Unit, Unit]:
         return self, self
@@ -80,6 +96,13 @@ class ScalarTerm(AbstractSiteTerm):
 
     def sign(self) -> Float[Array, ""]:
         return jnp.prod(jnp.sign(self.values)) ** self.components
+
+    def matrix(self, n: int, sites: int, dtype: Any) -> Complex[Array, "n n sites"]:
+        return jnp.eye(n, dtype=dtype)[:, :, None] * self.values.reshape(1, 1, sites).astype(dtype)
+
+    @property
+    def is_scalar(self) -> bool:
+        return True
 
     def split(self, splitting: Halves) -> tuple[ScalarTerm, ScalarTerm]:
         even, odd = splitting.split(self.values)
@@ -136,6 +159,15 @@ class CloverTerm(AbstractSiteTerm):
 
     def sign(self) -> Float[Array, ""]:
         return jnp.prod(jnp.real(jnp.linalg.slogdet(self._sites_first())[0]))
+
+    def matrix(self, n: int, sites: int, dtype: Any) -> Complex[Array, "n n sites"]:
+        up, down = self.blocks.reshape(2, n // 2, n // 2, sites).astype(dtype)
+        zero = jnp.zeros_like(up)
+        return jnp.concatenate([jnp.concatenate([up, zero], 1), jnp.concatenate([zero, down], 1)])
+
+    @property
+    def is_scalar(self) -> bool:
+        return False
 
     def split(self, splitting: Halves) -> tuple[CloverTerm, CloverTerm]:
         even, odd = splitting.split(self.blocks)

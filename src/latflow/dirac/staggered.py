@@ -82,3 +82,15 @@ class StaggeredHalfHopping(AbstractHalfHopping):
 
     def gamma5(self, psi: Spinor) -> Spinor:
         return psi
+
+    def blocks(self, parity: int) -> Complex[Array, "directions n n ..."]:
+        here, there = (self.odd, self.even) if parity else (self.even, self.odd)
+        Nd = self.splitting.geometry.Nd
+        out = []
+        for mu in range(Nd):
+            back = jnp.conj(component(there, mu, Nd))
+            out += [component(here, mu, Nd), -self.splitting.shift(back, mu, parity, -1)]
+        return jnp.stack(out)[:, None, None]
+
+    def vanishes(self, a: int, b: int) -> bool:
+        return False

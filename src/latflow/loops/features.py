@@ -1,7 +1,7 @@
 """What a fermion determinant depends on in two dimensions, as a vector of gauge-invariant loop sums.
 
-The logarithm of a determinant is a sum over closed paths, hence over Wilson loops and over loops that wind around the torus; the
-lighter the fermion, the larger those that matter.
+The logarithm of a determinant is a sum over closed paths, hence over Wilson loops and over loops that wind around the torus;
+the lighter the fermion, the larger those that matter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Array, Complex, Float, Inexact
 from latflow.groups import SUN, U1, AbstractGroup, wrap
 from latflow.lattice import Geometry, component, shift
 from latflow.loops.loops import plaquette, polyakov_loop, transporter
-from latflow.precision import double_sum
+from latflow.precision import double_sum, working_dtype
 
 Links = Inexact[Array, "..."]
 
@@ -42,9 +42,9 @@ class TorusFeatures(AbstractFeatures):
 
     * `block_RxT`: rectangles of up to `reach` plaquettes on each side, R along time;
     * `sum_AxB`, `difference_AxB`: cos(P(x) +- P(x+r)), r = (A, +-B) up to `pairs` (what is not a block already);
-    * `line_M`, `double_line_M`: loops that wind once or twice around direction M; `kink_M_W_K`: those that run W <= `kinks` lines
-      further on K of their links; `strip_M_W`, `twin_M_W`: cos(W(x) -+ W(x+W)) of two of them; `cross_sum`, `cross_difference`:
-      one around each direction;
+    * `line_M`, `double_line_M`: loops that wind once or twice around direction M; `kink_M_W_K`: those that run W <= `kinks`
+      lines further on K of their links; `strip_M_W`, `twin_M_W`: cos(W(x) -+ W(x+W)) of two of them; `cross_sum`,
+      `cross_difference`: one around each direction;
     * `charge_N`: 1 where |Q| = N, the last of them where |Q| >= N.
     """
 
@@ -100,7 +100,8 @@ class TorusFeatures(AbstractFeatures):
         values += [double_sum(jnp.real(totals[0] * totals[1])), double_sum(jnp.real(totals[0] * jnp.conj(totals[1])))]
         charge = jnp.abs(jnp.round(jnp.sum(wrap(angles)) / (2 * math.pi)))
         # the last counts all that are larger, so that no charge is without a number
-        values += [double_sum(charge == n) for n in range(1, self.charges)] + [double_sum(charge >= self.charges)]
+        found = [charge == n for n in range(1, self.charges)] + [charge >= self.charges]
+        values += [one.astype(working_dtype()) for one in found]
         return jnp.stack(values)
 
     def _block_sums(self, p: Complex[Array, "L0 L1"]) -> list[Array]:
@@ -144,8 +145,8 @@ class TorusFeatures(AbstractFeatures):
 @dataclasses.dataclass(frozen=True)
 class MatrixFeatures(AbstractFeatures):
     """Of SU(N) in two or more dimensions, sums over the lattice of Re Tr / Nc: `loop_M_N_RxT`, the R x T loops up to `reach` in
-    every plane; `adjoint_RxT`, |Tr|^2 / Nc^2 of the square ones; `line_M`, the loops that wind around direction M, `line2_M` their
-    |Tr|^2 / Nc^2, and `lines_M`, |sum Tr|^2 / Nc^2."""
+    every plane; `adjoint_M_N_RxR`, |Tr|^2 / Nc^2 of the square ones; `line_M`, the loops that wind around direction M,
+    `line2_M` their |Tr|^2 / Nc^2, and `lines_M`, |sum Tr|^2 / Nc^2."""
 
     geometry: Geometry
     group: SUN

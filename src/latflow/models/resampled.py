@@ -4,9 +4,9 @@ With acceptance a(x) = min(1, exp(f(x) - c)) the draws of r that are kept have d
 
     r(x) a(x) / A,    A = E_r[a],
 
-independent as before (M. Bauer and A. Mnih, 1810.11428; as the base of a flow: 2110.15828). Here f is linear in loops and learned
-from draws of r whose weights are known: it is the part of log w that is cheap to evaluate. Where w = p/r is costly, as with a fermion
-determinant, one configuration that is worth its determinant is found among 1/A that are not.
+independent as before (M. Bauer and A. Mnih, 1810.11428; as the base of a flow: 2110.15828). Here f is linear in loops and
+learned from draws of r whose weights are known: it is the part of log w that is cheap to evaluate. Where w = p/r is costly, as
+with a fermion determinant, one configuration that is worth its determinant is found among 1/A that are not.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Filter(NamedTuple):
 
 
 class ResampledPrior(AbstractPrior):
-    """Draws of `prior` kept with probability min(1, exp(f - c)). Its log density is that of `prior` plus min(0, f - c) - log A, A
-    being an estimate: what depends on the normalisation (log Z) has its error, ratios of densities do not."""
+    """Draws of `prior` kept with probability min(1, exp(f - c)). Its log density is that of `prior` plus min(0, f - c) - log A,
+    A being an estimate: what depends on the normalisation (log Z) has its error, ratios of densities do not."""
 
     prior: AbstractPrior
     features: AbstractFeatures = eqx.field(static=True)
@@ -97,20 +97,21 @@ def learn_filter(
     {"ess_before", "ess", "acceptance"} as estimated on those draws, the ESS by cross-validation.
 
     f is the ridge regression of log w weighted with w, i.e. it minimises the variance of log w - f over p, to which the ESS is
-    closest: 1 / ESS = E_p[w / Z]. c is as large as a mean acceptance of `acceptance` allows. Raises ValueError without usable
-    draws, and for an acceptance that is not in (0, 1).
+    closest: 1 / ESS = E_p[w / Z]. c makes the mean of a that of `acceptance`. Draws without weight (-inf, or not a
+    number) count in A and in the ESS. Raises ValueError with few others, and for an acceptance that is not in (0, 1).
     """
     if not 0 < acceptance < 1:
         raise ValueError(f"the mean acceptance must lie between 0 and 1, got {acceptance}")
     usable = np.isfinite(log_weight)
-    X, y = np.asarray(features, np.float64)[usable], np.asarray(log_weight, np.float64)[usable]
-    if len(y) < 16:
-        raise ValueError(f"only {len(y)} draws of the prior have a finite weight: too few to learn from")
+    X, y = np.asarray(features, np.float64), np.where(usable, log_weight, -np.inf)
+    if usable.sum() < 16:
+        raise ValueError(f"only {usable.sum()} draws of the prior have a finite weight: too few to learn from")
     center, scale = X.mean(0), X.std(0)
     scale = np.where(scale > 1e-9 * (1 + np.abs(center)), scale, np.inf)  # what does not vary tells nothing
     Z = (X - center) / scale
 
     def fit(rows: np.ndarray) -> np.ndarray:
+        rows = rows & usable
         w = np.exp(y[rows] - y[rows].max())
         w /= w.sum()
         A = Z[rows] - w @ Z[rows]
@@ -146,8 +147,8 @@ def _cap(f: np.ndarray, acceptance: float) -> tuple[float, np.ndarray]:
 
 def _ess(log_weight: np.ndarray, log_a: np.ndarray) -> float:
     """ESS of draws that were kept with probability a, estimated with draws that were not: E[w]^2 / (E[a] E[w^2 / a])."""
-    w = np.exp(log_weight - log_weight.max())
-    return float(w.mean() ** 2 / (np.exp(log_a).mean() * (w * w * np.exp(-log_a)).mean()))
+    y = log_weight - log_weight.max()
+    return float(np.exp(y).mean() ** 2 / (np.exp(log_a).mean() * np.exp(2 * y - log_a).mean()))
 
 
 def best_beta(beta: float, plaquettes: Float[np.ndarray, " n"], log_weight: Float[np.ndarray, " n"]) -> float:
@@ -155,10 +156,13 @@ def best_beta(beta: float, plaquettes: Float[np.ndarray, " n"], log_weight: Floa
 
     `plaquettes` = -S / beta of each, the sum of Re Tr P / Nc; `log_weight` = log p/r + constant. Draws at beta' stand for
     those at beta with u = exp((beta' - beta) plaquettes), and have weights w / u. Searched within a distance that the draws
-    still cover: there, u has an ESS of at least 1/4.
+    still cover: there, u has an ESS of at least 1/4. Draws without weight count in the ESS. Raises ValueError where there is
+    no weight at all, and unless beta > 0.
     """
     usable = np.isfinite(log_weight)
-    s, y = np.asarray(plaquettes, np.float64)[usable], np.asarray(log_weight, np.float64)[usable]
+    if not (beta > 0 and usable.any()):
+        raise ValueError(f"a coupling is searched from beta > 0 with finite weights, got {beta} and {usable.sum()} of them")
+    s, y = np.asarray(plaquettes, np.float64), np.where(usable, log_weight, -np.inf)
     s = s - s.mean()
 
     def quality(shift: float) -> float:

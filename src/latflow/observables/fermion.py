@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
-from latflow.dirac import AbstractDirac, AbstractFermion, Dirac, Spinor, dense
+from latflow.dirac import AbstractDirac, AbstractFermion, Dirac, Schur, Spinor, dense
 from latflow.groups import AbstractGroup
 from latflow.lattice import Geometry
 from latflow.observables.base import Field, Value
@@ -34,8 +35,9 @@ class FermionObservables(AbstractFamily):
     `sources`: "exact" inverts the dense matrix and averages over all y, O(V^3); "point" solves for all spins and colours of
     `number` sites y; "time-slice" solves for `number` random time slices with one-end noise of random phases (diluted in spin),
     whose mean is the average over the slice (hep-lat/0603007, Sec. 3). Sites and noise are drawn from the configuration itself,
-    so that they differ from one to the next and the observable remains a function of the field. None: no correlator. What a solve that does not
-    reach `tol` (None: 1e-9, or 1e-5 in single precision) gives is nan.
+    so that they differ from one to the next and the observable remains a function of the field. None: no correlator. What a
+    solve by CG that does not reach `tol` (None: 1e-9, or 1e-5 in single precision) gives is nan; operators of at most
+    `direct` rows are solved by dense LU.
     """
 
     fermion: AbstractFermion
@@ -44,6 +46,7 @@ class FermionObservables(AbstractFamily):
     sign: bool = False
     tol: float | None = None
     max_iterations: int = 10_000
+    direct: int = 1024
 
     def __post_init__(self) -> None:
         if self.sources not in ("exact", "point", "time-slice", None):
@@ -70,7 +73,7 @@ class FermionObservables(AbstractFamily):
 
         def one(key: PRNGKeyArray) -> tuple[Array, Array]:
             b, start, norm = make(key, operator)
-            x = jax.lax.map(lambda source: solve(operator, source, self.tol, self.max_iterations), b)
+            x = solve(operator, b, self.tol, self.max_iterations, self.direct)
             weight = jnp.sum(x.real**2 + x.imag**2, axis=(0, 1, 2))
             slices = jnp.sum(weight.reshape(weight.shape[0], -1), axis=1)
             trace = jnp.sum(jnp.real(jnp.conj(b) * x)) / norm
@@ -80,16 +83,31 @@ class FermionObservables(AbstractFamily):
         return {"pion": jnp.mean(pion, 0), "condensate": jnp.mean(condensate)}
 
 
-def solve(operator: Dirac, b: Spinor, tol: float | None = None, max_iterations: int = 10_000) -> Spinor:
-    """D^-1 b by CG on the normal equations of the even/odd complement (of D itself on odd extents); nan where it fails."""
-    tol = tol or (1e-9 if jnp.finfo(b.dtype).bits == 64 else 1e-5)
-    if any(n % 2 for n in operator.hopping.spinor_shape[2:]):
-        y, info = cg(operator.normal, b, tol=tol, max_iterations=max_iterations)
-        return jnp.where(info.converged, operator.adjoint(y), jnp.nan)
-    schur = operator.schur()
-    source, odd = schur.prepare(b)
-    y, info = cg(schur.normal, source, tol=tol, max_iterations=max_iterations)
-    return jnp.where(info.converged, schur.reconstruct(schur.adjoint(y), odd), jnp.nan)
+def solve(
+    operator: Dirac,
+    sources: Complex[Array, "n Ns Nc ..."],
+    tol: float | None = None,
+    max_iterations: int = 10_000,
+    direct: int = 1024,
+) -> Complex[Array, "n Ns Nc ..."]:
+    """D^-1 of several sources, through the even/odd complement (D itself on odd extents): by dense LU where that has at most
+    `direct` rows, which is what a batch of chains wants (it would wait for its slowest CG), otherwise by CG on the normal
+    equations; nan where that fails."""
+    even = not any(n % 2 for n in operator.hopping.spinor_shape[2:])
+    inner = operator.schur() if even else operator
+    rhs, odd = jax.vmap(inner.prepare)(sources) if isinstance(inner, Schur) else (sources, None)
+    if inner.size <= direct:
+        columns = jnp.linalg.solve(inner.matrix(), rhs.reshape(len(rhs), -1).T).T
+        x = columns.reshape(rhs.shape)
+    else:
+        tol = tol or (1e-9 if jnp.finfo(rhs.dtype).bits == 64 else 1e-5)
+
+        def iterate(b: Spinor) -> Spinor:
+            y, info = cg(inner.normal, b, tol=tol, max_iterations=max_iterations)
+            return jnp.where(info.converged, inner.adjoint(y), jnp.nan)
+
+        x = jax.lax.map(iterate, rhs)
+    return jax.vmap(inner.reconstruct)(x, odd) if isinstance(inner, Schur) else x
 
 
 def exact_pion_and_condensate(operator: AbstractDirac) -> dict[str, Array]:
@@ -111,7 +129,7 @@ def sign_of_determinant(operator: Dirac) -> Float[Array, ""]:
     if any(n % 2 for n in operator.hopping.spinor_shape[2:]):
         return jnp.sign(jnp.real(jnp.linalg.slogdet(dense(operator))[0]))
     schur = operator.schur()
-    return jnp.sign(jnp.real(jnp.linalg.slogdet(dense(schur))[0])) * schur.sign_rest()
+    return jnp.sign(jnp.real(jnp.linalg.slogdet(schur.matrix())[0])) * schur.sign_rest()
 
 
 def spectrum(operator: AbstractDirac) -> Complex[Array, " size"]:
@@ -131,7 +149,7 @@ def condition_numbers(
     1 + (mu_{i+1} - mu_i)(M + mu_i)^-1 for each ratio, and of M + mu_Nh."""
     M = singular_values(operator) ** 2
     mu = (regulator, *masses)
-    kernels = [1 + (b - a) / (M + a) for a, b in zip(mu, mu[1:], strict=False)]
+    kernels = [1 + (b - a) / (M + a) for a, b in itertools.pairwise(mu)]
     kernels.append(M + mu[-1])
     return jnp.stack([jnp.max(kernel) / jnp.min(kernel) for kernel in kernels])
 

@@ -30,6 +30,7 @@ from latflow.app.report.run_data import RunData, section
 from latflow.app.report.series import autocorrelation
 
 LIMIT = 3.0
+_PRIOR = ("Prior ensemble", "Tuning of the prior")
 
 
 @dataclass(frozen=True)
@@ -189,18 +190,26 @@ class CostTable:
 
 
 def flow_label(run: RunData) -> str:
-    """ "exact sampler" for a run without a flow, "flow" otherwise."""
-    identity = section(run.config, "flow").get("kind") == "identity"
-    return "exact sampler" if identity and section(run.config, "prior").get("kind") == "exact" else "flow"
+    """ "exact sampler" for a run without a flow, "resampled prior" if one is learned, "flow" otherwise."""
+    identity, prior = section(run.config, "flow").get("kind") == "identity", section(run.config, "prior")
+    if not (identity and prior.get("kind") == "exact"):
+        return "flow"
+    if section(run.config, "fermions").get("kind", "none") == "none":
+        return "exact sampler"
+    return "resampled prior" if prior.get("learn") else "exact prior"
 
 
 def flow_cost(run: RunData) -> Cost | None:
     """Cost of the flow chain, None while it has not been drawn or timed."""
     if run.flow is None or run.flow.chain_index is None or run.seconds("sample") is None:
         return None
-    draw = (run.seconds("prior") or 0.0) + (run.seconds("sample") or 0.0)
+    setup, draw, prior = run.seconds("train") or 0.0, run.seconds("sample") or 0.0, run.seconds("prior") or 0.0
+    if section(run.summary, "tuned_prior"):
+        setup += prior  # once, whatever is drawn
+    else:
+        draw += prior
     taus = {name: finite(entry.get("tau_int")) for name, entry in run.observables.items()}
-    return _cost(run.flow.chain, run, taus, run.seconds("train") or 0.0, draw, len(run.flow.chain_index))
+    return _cost(run.flow.chain, run, taus, setup, draw, len(run.flow.chain_index))
 
 
 def baseline_cost(run: RunData) -> Cost | None:
@@ -245,7 +254,11 @@ def cost_table(run: RunData) -> CostTable:
     drawn = finite(ess.get("samples"))
     rows = [
         ("Training", duration(run.seconds("train")) if run.seconds("train") else "none", "none needed"),
-        *([("Prior ensemble", duration(prior), "none needed")] if (prior := run.seconds("prior")) else []),
+        *(
+            [(_PRIOR[bool(section(run.summary, "tuned_prior"))], duration(prior), "none needed")]
+            if (prior := run.seconds("prior"))
+            else []
+        ),
         ("Drawing and measuring", duration(run.seconds("sample")), duration(run.seconds("baseline"))),
         ("Acceptance", percent(run.summary.get("acceptance")), percent(section(run.summary, "baseline").get("acceptance"))),
         ("Configurations", count(flow.steps if flow else None), count(baseline.steps if baseline else None)),
@@ -296,6 +309,8 @@ def _rate(cost: Cost | None, which: str) -> str:
 def cost_verdict(run: RunData, flow: Cost | None, baseline: Cost | None) -> str:
     """Which method wins at this size, in one or two sentences."""
     ours, theirs = flow_label(run), baseline_label(run.baseline_kind)
+    if flow is None and section(run.config, "flow").get("kind") == "none":
+        return "This run has no flow, so there is no cost to compare."
     if flow is None:
         return "The flow chain has not been drawn and timed yet, so there is no cost to compare."
     if baseline is None:

@@ -42,7 +42,21 @@ def theory(run: RunData) -> str:
         if finite(table.get(key)) is not None
     ]
     kind = names.get(str(table.get("kind")), str(table.get("kind")))
+    values += _fermions(section(run.config, "fermions") or section(table, "fermions"))
     return ", ".join([f"{kind} in {len(lattice)} dimension{'s' if len(lattice) > 1 else ''}", shape, *values])
+
+
+def _fermions(table: dict[str, Any]) -> list[str]:
+    """["N_f = 2", "κ = 0.265"]; empty without fermions."""
+    if not table or table.get("kind") == "none":
+        return []
+    symbols = [("flavours", "Nf"), ("kappa", "κ"), ("csw", "c_sw"), ("mass", "m"), ("g", "g")]
+    kinds = {"wilson-yukawa": "Wilson fermions", "staggered-yukawa": "staggered fermions"}
+    found = [kinds[table["kind"]]] if table.get("kind") in kinds else []
+    for key, symbol in symbols:
+        if finite(table.get(key)) is not None:
+            found.append(minus(f"{symbol}{_NO_BREAK}={_NO_BREAK}{table[key]:g}"))
+    return found
 
 
 def headlines(run: RunData) -> list[Headline]:
@@ -90,7 +104,17 @@ def notices(run: RunData) -> list[str]:
             f"The flow maps a stored ensemble at β = {prior.get('beta'):g}, each configuration once. Estimates are reweighted "
             "along its Markov chains; Z₀ is the partition function there. The Metropolis chain only shows the acceptance."
         )
-    if run.flow is None:
+    if tuned := section(run.summary, "tuned_prior"):
+        found.append(_tuned(tuned))
+    failures = section(run.summary, "baseline").get("solver_failures")
+    if finite(failures):
+        found.append(
+            f"On {count(failures)} trajectories of the baseline a linear solve did not converge; they were rejected. If these "
+            "are many, raise baseline.max_iterations, or the mass."
+        )
+    if section(run.config, "flow").get("kind") == "none":
+        found.append("This run has no flow: it is a reference ensemble of the baseline alone.")
+    elif run.flow is None:
         found.append("No ensemble has been drawn yet: this page shows the training only. Finish the run with --resume.")
     elif run.flow.chain_index is None:
         found.append("The ensemble is unfinished: its Metropolis chain has not been formed yet. Finish the run with --resume.")
@@ -104,6 +128,16 @@ def notices(run: RunData) -> list[str]:
     if run.flow is not None and run.flow.chain_index is not None and not run.summary:
         found.append("The comparison has not been made yet, so the tables are missing. Finish the run with --resume.")
     return found
+
+
+def _tuned(tuned: dict[str, Any]) -> str:
+    beta = f"The prior is the exactly drawn pure gauge theory at β = {tuned.get('beta'):.4g}"
+    if finite(tuned.get("acceptance")) is None:
+        return f"{beta}, where its effective sample size is largest."
+    return (
+        f"{beta}. A function of its loops, learned from determinants, keeps {percent(tuned['acceptance'])} of the draws; "
+        f"without it the effective sample size would be {tuned['ess_before']:.2f}, and every draw would need a determinant."
+    )
 
 
 def reproduce(run: RunData) -> list[tuple[str, str]]:

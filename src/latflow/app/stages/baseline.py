@@ -54,7 +54,7 @@ def baseline(context: Context) -> None:
                 chain_key,
                 config.trajectories,
                 thermalisation=config.thermalisation,
-                observables=functions(context.config, context.action),
+                observables=functions(context.config, context.boson),
                 theory=context.theory,
                 settings=settings,
                 metadata={"recipe": context.config.name},
@@ -66,7 +66,7 @@ def baseline(context: Context) -> None:
 
 def start_fields(context: Context, start: str, key: Any, chains: int) -> Any:
     """(chains, *field), where every chain begins."""
-    begin = jax.jit(jax.vmap(lambda key: build.start_field(context.config, context.action, start, key)))
+    begin = jax.jit(jax.vmap(lambda key: build.start_field(context.config, context.boson, start, key)))
     return begin(jax.random.split(key, chains))
 
 

@@ -40,6 +40,11 @@ class Context:
         return build.build_action(self.config)
 
     @cached_property
+    def boson(self) -> AbstractAction:
+        """The action without fermions, which exists on every lattice."""
+        return build.build_boson(self.config)
+
+    @cached_property
     def theory(self) -> dict[str, Any]:
         """[theory] and [fermions] as plain JSON values: what files are labelled with."""
         bosons = {"kind": self.config.theory.kind, **self.config.theory.model_dump(mode="json", exclude_none=True)}

@@ -45,7 +45,7 @@ def stored(context: Context) -> Inexact[Array, "n ..."] | None:
     with EnsembleFile.open(context.run.prior) as file:
         file.require(kind="chain", theory=_theory(context))
         found = file.read("configurations")
-    return jnp.asarray(found.reshape(-1, *context.action.field_shape))
+    return jnp.asarray(found.reshape(-1, *context.boson.field_shape))
 
 
 def facts(context: Context) -> dict[str, Any] | None:
@@ -73,7 +73,7 @@ def _draw(context: Context, config: EnsemblePrior) -> None:
     rows = config.configurations // config.chains
     if _committed(context) >= rows:
         return
-    action = build.at_coupling(context.action, config.beta)
+    action = build.at_coupling(context.boson, config.beta)
     start_key, chain_key = jax.random.split(context.key("prior"))
     total = config.thermalisation + rows * config.separation
     context.run.provenance.update("prior", complete=False)
@@ -106,7 +106,7 @@ def _read(context: Context, config: FilesPrior) -> None:
     names = [str(path) for path in paths]
     if done >= len(paths):
         return
-    shape, dtype = context.action.field_shape, build.setting(context.config).field_dtype
+    shape, dtype = context.boson.field_shape, build.setting(context.config).field_dtype
     context.run.provenance.update("prior", complete=False)
     with (
         context.timed("prior"),
@@ -122,9 +122,9 @@ def _read(context: Context, config: FilesPrior) -> None:
     ):
         for path in paths[file.n_committed :]:
             found = read_configuration(path)
-            if tuple(found.lattice) != context.action.geometry.shape:
+            if tuple(found.lattice) != context.boson.geometry.shape:
                 raise LatflowError(
-                    f"{path} is of the lattice {list(found.lattice)}, the theory of {list(context.action.geometry.shape)}",
+                    f"{path} is of the lattice {list(found.lattice)}, the theory of {list(context.boson.geometry.shape)}",
                     "set theory.lattice (t, x, y, z) to that of the files",
                 )
             file.append({"configurations": np.asarray(found.links, dtype)[None, None]})

@@ -16,6 +16,8 @@ from latflow.samplers import draw_proposals
 
 def sample(context: Context) -> dict[str, Any]:
     """Make `ensemble.h5` hold `sample.num_samples` proposals of the trained flow."""
+    if not context.config.has_flow:
+        return context.base_summary
     config, run = context.config.sample, context.run
     if context.config.train.steps == 0 and not models.exists(context):
         models.save_untrained(context)

@@ -16,6 +16,8 @@ _SHOWN = ("loss", "ess", "acceptance", "grad_norm", "learning_rate", "skipped", 
 
 def train(context: Context) -> dict[str, Any]:
     """Make `model/` hold a flow trained for `train.steps` steps."""
+    if not context.config.has_flow:
+        return context.base_summary
     wanted = context.config.train.steps
     if models.exists(context) and int(models.description(context).get("steps", -1)) >= wanted:
         if wanted:

@@ -98,7 +98,7 @@ def _guess(context: Context) -> float:
     """Where the search begins: to leading order in the hopping expansion two-dimensional Wilson fermions add 8 Nf Nc kappa^4 to
     beta; higher orders add about as much again."""
     fermions = context.config.fermions
-    return float(context.config.theory.beta + 16 * fermions.flavours * context.action.group.Nc * fermions.kappa**4)  # type: ignore[union-attr]
+    return float(context.config.theory.beta + 16 * fermions.flavours * context.boson.group.Nc * fermions.kappa**4)  # type: ignore[union-attr]
 
 
 def _coupling(context: Context, config: ExactPrior) -> tuple[float, dict[str, Any]]:
@@ -144,7 +144,7 @@ def _weigh(model: FlowModel, action: AbstractAction, key: jax.Array, size: int) 
 def _learn(context: Context, config: ExactPrior, beta: float, timer: Any) -> tuple[Filter, dict[str, Any]]:
     """The filter learned from `config.learn` configurations, streamed to `prior.h5`, and its estimated quality."""
     run = context.run
-    features = features_of(context.action.group, context.action.geometry)
+    features = features_of(context.boson.group, context.boson.geometry)
     model = FlowModel(build.exact_prior(context.config, beta), Identity())
     with context.progress("prior", config.learn) as progress:
 
