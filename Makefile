@@ -11,8 +11,8 @@ TESTS ?= tests
 .PHONY: demo test validate confirm lint format docs lock setup clean
 .DEFAULT_GOAL := demo
 
-demo: setup ## train, sample, measure and compare the example theory, and write its report
-	$(BIN)/latflow run u1-2d
+demo: setup ## dynamical fermions, sampled exactly from nothing, compared with HMC, and the report
+	$(BIN)/latflow run schwinger-l8
 
 test: setup ## the whole suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)

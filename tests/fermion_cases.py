@@ -62,7 +62,7 @@ def clover_at(U, x, mu, nu):
     """Hermitian F(x), traceless for SU(N): the mean of (P - P^dagger) / 2i over the four plaquettes around x."""
     m, n = mu + 1, nu + 1
     leaves = ([m, n, -m, -n], [n, -m, -n, m], [-m, -n, m, n], [-n, m, n, -m])
-    C = sum(walk(U, x, leaf)[0] for leaf in leaves)
+    C = np.sum([walk(U, x, leaf)[0] for leaf in leaves], 0)
     F = (C - C.conj().T) / 8j
     return F if len(F) == 1 else F - np.trace(F) / len(F) * np.eye(len(F))
 
@@ -75,7 +75,7 @@ def reference(fermion, field):
     staggered, yukawa = isinstance(fermion, StaggeredYukawa), not isinstance(fermion, WilsonFermion)
     U = np.ones((1, 1, Nd, *shape)) if yukawa else links_of(fermion.group, field)
     Nc, Ns = len(U), 1 if staggered else 2 ** (Nd // 2)
-    g, one = (None, np.eye(1)) if staggered else (gamma.matrices(Nd), np.eye(Ns))
+    g, one = gamma.matrices(Nd), np.eye(Ns)
     D = np.zeros((Ns, Nc, len(sites), Ns, Nc, len(sites)), complex)
     for i, x in enumerate(sites):
         local = np.eye(Ns * Nc, dtype=complex)
@@ -133,7 +133,7 @@ def matrices(fermion):
         out = {"D": dense(operator), "g5": columns(operator.gamma5, operator)}
         if even:
             schur = operator.schur()
-            out |= {"S": dense(schur), "S g5": columns(schur.gamma5, schur)}
+            out |= {"S": dense(schur), "S assembled": schur.matrix(), "S g5": columns(schur.gamma5, schur)}
             out |= {"rest": schur.log_abs_det_rest(), "sign": schur.sign_rest()}
             source, odd = schur.prepare(b)
             half = jnp.linalg.solve(out["S"], source.reshape(-1)).reshape(source.shape)

@@ -63,12 +63,12 @@ def test_symmetries(name):
     contracts.check_symmetries(ACTIONS[name])
 
 
-@pytest.mark.parametrize("name", ["u1-2d", "wilson-yukawa"])
+@pytest.mark.parametrize("name", ["wilson-yukawa"])
 def test_batched(name):
     contracts.check_batched(ACTIONS[name])
 
 
-@pytest.mark.parametrize("name", ["u1-2d", "su2-2d", "wilson-yukawa"])
+@pytest.mark.parametrize("name", ["su2-2d", "staggered-yukawa"])
 def test_single_precision(name):
     contracts.check_single_precision(ACTIONS[name])
 
@@ -114,7 +114,7 @@ def test_derivatives_by_parameters():
             close(found[k], (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step), 1e-8)
 
 
-@pytest.mark.parametrize("name", ["u1-2d odd", "staggered-yukawa"])
+@pytest.mark.parametrize("name", ["u1-2d odd"])
 def test_batches_are_worked_off_in_chunks(name, monkeypatch):
     """Five configurations in chunks of two are those of one call each, and the memory is that of a chunk, not of the batch."""
     action = ACTIONS[name]
@@ -126,13 +126,18 @@ def test_batches_are_worked_off_in_chunks(name, monkeypatch):
     def mapped():  # a new function each time, or it would be taken from the cache with the old size of a chunk
         return quick_jit(jax.vmap(lambda field: action.value_and_force(field), -1, (0, -1)))
 
-    whole = mapped().lower(batch).compile().memory_analysis().temp_size_in_bytes
+    def memory() -> int:
+        analysis = mapped().lower(batch).compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
+
+    whole = memory()
     monkeypatch.setattr(determinant, "_CHUNK_BYTES", 2 * 16 * 6 * size**2 + 1)
     assert determinant._chunk(action.fermion) == 2
     values, forces = mapped()(fields)
     close(values, jnp.stack([value for value, _ in expected]))
     close(forces, jnp.stack([force for _, force in expected], -1))
-    assert mapped().lower(batch).compile().memory_analysis().temp_size_in_bytes < whole / 4
+    assert memory() < whole / 4
 
 
 def test_a_batch_of_parameters():

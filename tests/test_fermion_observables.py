@@ -63,15 +63,16 @@ def test_exact_sources(name):
     close(found["det_sign"], log_abs_det_and_sign(reference(fermion, np.asarray(field)))[1], 0)
 
 
-@pytest.mark.parametrize(
-    ("name", "sources"), [("u1", "point"), ("u1", "time-slice"), ("u1 odd", "point"), ("su2", "time-slice")]
-)
-def test_stochastic_sources(name, sources):
+SOURCES = [("u1", "point", 99), ("u1", "time-slice", 0), ("u1 odd", "point", 0), ("su2", "time-slice", 99)]
+
+
+@pytest.mark.parametrize(("name", "sources", "direct"), SOURCES)
+def test_stochastic_sources(name, sources, direct):
     """In 256 gauges, in which sources differ and the truth does not, the mean of two sources each is the exact value."""
     fermion, gauges = FERMIONS[name], 256
     group, geometry, field = fermion.group, fermion.geometry, field_of(fermion)
     omega = jax.vmap(lambda key: group.haar(key, geometry.shape))(jax.random.split(jax.random.key(3), gauges))
-    family = FermionObservables(fermion, sources, number=2)
+    family = FermionObservables(fermion, sources, number=2, direct=direct)
 
     @quick_jit
     @jax.vmap
@@ -137,25 +138,26 @@ def test_single_precision():
 
 @pytest.mark.parametrize("name", ["u1", "u1 odd"])
 def test_solves(name):
-    """The solution, and nan where the iterations do not suffice."""
+    """Those by LU and by CG, and nan where the iterations do not suffice."""
     fermion = FERMIONS[name]
     field = field_of(fermion)
     shape = fermion.operator(field).shape
-    b = np.random.default_rng(0).normal(size=(*shape, 2)) @ np.array([1, 1j])
+    b = np.random.default_rng(0).normal(size=(3, *shape, 2)) @ np.array([1, 1j])
 
     @quick_jit
     def run(field, b):
         operator = fermion.operator(field)
-        return solve(operator, b, 1e-11), solve(operator, b, max_iterations=1)
+        return solve(operator, b), solve(operator, b, 1e-11, direct=0), solve(operator, b, max_iterations=1, direct=0)
 
-    x, failed = run(field, jnp.asarray(b))
-    close(reference(fermion, np.asarray(field)) @ np.asarray(x).reshape(-1), b.reshape(-1), 1e-9)
-    assert np.isnan(failed).all()
+    *found, failed = run(field, jnp.asarray(b))
+    for x in found:
+        close(reference(fermion, np.asarray(field)) @ np.asarray(x).reshape(3, -1).T, b.reshape(3, -1).T, 1e-9)
+    assert failed.shape == b.shape and np.isnan(failed).all()
 
 
 def test_a_failed_solve_makes_the_observable_nan():
     fermion = FERMIONS["u1"]
-    found = measured(fermion, "time-slice", max_iterations=1)(field_of(fermion))
+    found = measured(fermion, "time-slice", max_iterations=1, direct=0)(field_of(fermion))
     assert np.isnan(found["pion"]).all() and np.isnan(found["condensate"])
 
 

@@ -1,4 +1,4 @@
-"""Flags for XLA's CPU compiler and its linear algebra, read when JAX first computes and therefore set when latflow is imported."""
+"""Flags for XLA's CPU compiler and its linear algebra: read when JAX first computes, so they are set when latflow is imported."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ _FLAGS = {
 
 
 def set_flags() -> None:
-    """Add to XLA_FLAGS what it does not mention yet (only for jaxlib 0.10: XLA aborts when it meets a flag it does not know), and
-    let LAPACK use one thread unless OPENBLAS_NUM_THREADS says otherwise: batches of determinants are factorised one matrix
-    after the other, and the threads of a small one wait for each other (25 times as long on a machine that is busy)."""
+    """Add to XLA_FLAGS what it does not mention yet (only for jaxlib 0.10: XLA aborts when it meets a flag it does not know).
+
+    LAPACK gets one thread unless OPENBLAS_NUM_THREADS says otherwise: batches of determinants are factorised one matrix after the
+    other, and on a busy machine the threads of a small one wait for each other 25 times as long as it takes.
+    """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         known = version("jaxlib").startswith("0.10.")

@@ -26,7 +26,7 @@ def pion_mass(correlator: Any) -> dict[str, Any]:
         effective = symmetric.m_eff("cosh")
     except ValueError:
         return {}
-    points = [effective.content[t][0] if effective.content[t] is not None else None for t in range(L0 // 2)]
+    points = [None if value is None else value[0] for value in effective.content[: L0 // 2]]
     plateau = []
     for t in range(max(1, L0 // 4), L0 // 2):
         point = points[t]

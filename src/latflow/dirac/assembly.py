@@ -1,8 +1,8 @@
 """The matrix of an even/odd complement, put together from paths of two steps.
 
-D_sc connects an even site with itself and with those two steps away, so its matrix has few entries: for each target x and each pair
-of directions a, b the product H_a(x) A_oo^-1(y) H_b(y), y = x + a, stands at (x, y + b). Applying the operator to all unit vectors
-would cost O(V^2) in place of O(V).
+D_sc connects an even site with itself and with those two steps away, so its matrix has few entries: for each target x and each
+pair of directions a, b the product H_a(x) A_oo^-1(y) H_b(y), y = x + a, stands at (x, y + b). Applying the operator to all unit
+vectors would cost O(V^2) in place of O(V).
 """
 
 from __future__ import annotations

@@ -35,5 +35,7 @@ def phases(boundary: Boundary, geometry: Geometry, links: Complex[Array, "..."])
         factors[mu][geometry.coordinates()[mu] == geometry.shape[mu] - 1] *= factor
     if np.all(factors == 1):
         return links
-    table = jnp.asarray(factors.real, links.real.dtype) if np.all(factors.imag == 0) else jnp.asarray(factors, links.dtype)
+    table = (
+        jnp.asarray(np.real(factors), links.real.dtype) if np.all(np.imag(factors) == 0) else jnp.asarray(factors, links.dtype)
+    )
     return links * table.reshape(*[1] * (links.ndim - table.ndim), *table.shape)

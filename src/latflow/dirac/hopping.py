@@ -166,7 +166,8 @@ class WilsonHalfHopping(AbstractHalfHopping):
 def _wilson(kappa: Array, Nd: int, here: Matrices, there: Matrices, psi: Spinor, ahead, behind) -> Spinor:
     """Half spinors are formed before they move and transported before they are spread out again."""
     up, down = jnp.split(psi, 2)
-    upper = lower = None
+    upper: Any = None
+    lower: Any = None
     for mu in range(Nd):
         turned = gamma.apply_block(mu, Nd, down)
         forward = _colour(component(here, mu, Nd), ahead(up - turned, mu))

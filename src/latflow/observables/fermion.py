@@ -95,7 +95,7 @@ def solve(
     equations; nan where that fails."""
     even = not any(n % 2 for n in operator.hopping.spinor_shape[2:])
     inner = operator.schur() if even else operator
-    rhs, odd = jax.vmap(inner.prepare)(sources) if isinstance(inner, Schur) else (sources, None)
+    rhs, odd = jax.vmap(inner.prepare)(sources) if isinstance(inner, Schur) else (sources, sources)
     if inner.size <= direct:
         columns = jnp.linalg.solve(inner.matrix(), rhs.reshape(len(rhs), -1).T).T
         x = columns.reshape(rhs.shape)

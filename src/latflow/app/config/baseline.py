@@ -44,7 +44,7 @@ class HMCBaseline(_Chain):
         fermions, theory = sections.get("fermions"), sections.get("theory")
         if any(a >= b for a, b in pairwise(self.hasenbusch)):
             yield "hasenbusch", f"the masses must ascend, got {list(self.hasenbusch)}"
-        if not are_dynamical(fermions) or self.fermions == "determinant":
+        if fermions is None or not are_dynamical(fermions) or self.fermions == "determinant":
             for key in (key for key in ("hasenbusch", "gauge_steps") if getattr(self, key)):
                 yield key, "is for pseudofermions, and there are none; leave this key out"
             return

@@ -28,6 +28,7 @@ def made_for(context: Context) -> dict[str, Any]:
     document = context.config.model_dump(mode="json", exclude_none=True)
     if document["fermions"]["kind"] == "none":
         document["fermions"] = None  # as in files older than fermions
+    prior.prepare(context)  # a model belongs to the prior that was tuned for it
     prior_digest = tuning.digest(context)
     density = {**context.config.prior.density, **({} if prior_digest is None else {"tuned": prior_digest})}
     return {**{key: document[key] for key in _MADE_FOR}, "prior": density}

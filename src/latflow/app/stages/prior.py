@@ -30,6 +30,13 @@ def prepared(context: Context) -> Any:
     return tuning.tuned(context) if isinstance(config, ExactPrior) and config.is_tuned else stored(context)
 
 
+def prepare(context: Context) -> None:
+    """Tune the prior if it is one that is tuned and has not been yet."""
+    config = context.config.prior
+    if isinstance(config, ExactPrior) and config.is_tuned:
+        tuning.tuned(context)
+
+
 def stored(context: Context) -> Inexact[Array, "n ..."] | None:
     """The configurations of the prior, made or read first if need be; None for a prior that draws its own.
 
