@@ -233,7 +233,7 @@ def test_defaults_follow_the_theory():
 
 def test_every_kind_has_its_keys_and_every_path_its_section():
     coupling = {"u1-coupling", "sun-coupling", "scalar-coupling"}
-    assert set(models("flow")) == {"identity", "continuous", "residual-sweeps"} | coupling
+    assert set(models("flow")) == {"identity", "none", "continuous", "residual-sweeps"} | coupling
     assert "beta" in keys("theory", "u1") and "lam" not in keys("theory", "u1") and "lam" in keys("theory")
     assert {"seed", "theory.beta", "train.steps", "prior.kind"} <= set(paths())
     assert set(SECTIONS) == {name for name in Config.model_fields if name in SECTIONS}
