@@ -14,6 +14,11 @@ _FLAGS = {
 }
 
 
+# XLA's factorisations of a batch wait for workers of the pool in which they run themselves. With as few as two workers a program in
+# which two of them can run at the same time stops for ever (seen with determinants and propagators of one batch, jaxlib 0.10).
+_WORKERS = 16
+
+
 def set_flags() -> None:
     """Add to XLA_FLAGS what it does not mention yet (only for jaxlib 0.10: XLA aborts when it meets a flag it does not know).
 
@@ -21,6 +26,8 @@ def set_flags() -> None:
     other, and on a busy machine the threads of a small one wait for each other 25 times as long as it takes.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if (os.cpu_count() or 1) < _WORKERS:
+        os.environ.setdefault("NPROC", str(_WORKERS))
     try:
         known = version("jaxlib").startswith("0.10.")
     except PackageNotFoundError:
