@@ -1,4 +1,4 @@
-"""Flags for XLA's CPU compiler and its linear algebra: read when JAX first computes, so they are set when latflow is imported."""
+"""Flags for XLA's CPU compiler and linear algebra: read when JAX first computes, so they are set when latflow is imported."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _FLAGS = {
 }
 
 
-# XLA's factorisations of a batch wait for workers of the pool in which they run themselves. With as few as two workers a program in
-# which two of them can run at the same time stops for ever (seen with determinants and propagators of one batch, jaxlib 0.10).
+# XLA's factorisations of a batch wait for workers of the pool in which they run themselves. With as few as two workers a
+# program in which two of them can run at the same time stops for ever (determinants and propagators, jaxlib 0.10).
 _WORKERS = 16
 
 
 def set_flags() -> None:
     """Add to XLA_FLAGS what it does not mention yet (only for jaxlib 0.10: XLA aborts when it meets a flag it does not know).
 
-    LAPACK gets one thread unless OPENBLAS_NUM_THREADS says otherwise: batches of determinants are factorised one matrix after the
-    other, and on a busy machine the threads of a small one wait for each other 25 times as long as it takes.
+    LAPACK gets one thread unless OPENBLAS_NUM_THREADS says otherwise: batches of determinants are factorised one matrix after
+    the other, and on a busy machine the threads of a small one wait for each other 25 times as long as it takes.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if (os.cpu_count() or 1) < _WORKERS:

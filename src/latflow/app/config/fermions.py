@@ -99,6 +99,11 @@ class StaggeredYukawaFermions(_Fermions):
     mass: float = 0.0
     g: float
 
+    def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from super().problems(sections)
+        if self.mass == 0 and getattr(sections.get("baseline"), "start", "hot") == "cold":
+            yield "mass", 'the even/odd complement does not exist at phi = 0 without a mass; use baseline.start = "hot"'
+
     @property
     def label(self) -> str:
         return f"Nf = {self.flavours} staggered, m = {self.mass:g}, g = {self.g:g}"

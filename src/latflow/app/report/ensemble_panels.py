@@ -134,25 +134,31 @@ def _stuck(stretches: np.ndarray, steps: int) -> Panel:
 
 def history_panels(run: RunData) -> tuple[str, list[Panel]]:
     """(what is shown, panels): a slow mode of both chains over the same wall time where it is known."""
-    name = next((key for key in _HISTORIES if any(each is not None for each in _series(run, key))), None)
-    if name is None:
+    names = [key for key in _HISTORIES if any(each is not None for each in _series(run, key))][:1]
+    if any(each is not None for each in _series(run, "det_sign")):
+        names.append("det_sign")
+    if not names:
         return "", []
-    ours, theirs = _series(run, name)
-    costs = _costs(run, ours, theirs)
-    limits = robust_limits(np.concatenate([series for series in (ours, theirs) if series is not None]))
-    panels = []
-    for series, cost, who, color in (
-        (ours, costs[0], flow_label(run), FLOW),
-        (theirs, costs[1], baseline_label(run.baseline_kind), BASELINE),
-    ):
-        if series is not None:
-            panels.append(_history(series, cost, costs[2], who, color, name, limits))
-    if costs[0] is not None and len(panels) == 2:
-        share = f"Both panels span the same {duration(costs[2])} of drawing; training is not counted."
-    else:
-        share = "Each panel spans its own chain."
-    where = " at the last flow time" if name == "q" and run.flowed_charge else ""
-    return f"{capital(quantity(name))}{where} along the chains. {share}", panels
+    panels, share = [], ""
+    for name in names:
+        ours, theirs = _series(run, name)
+        costs = _costs(run, ours, theirs)
+        limits = robust_limits(np.concatenate([series for series in (ours, theirs) if series is not None]))
+        drawn = 0
+        for series, cost, who, color in (
+            (ours, costs[0], flow_label(run), FLOW),
+            (theirs, costs[1], baseline_label(run.baseline_kind), BASELINE),
+        ):
+            if series is not None:
+                panels.append(_history(series, cost, costs[2], who, color, name, limits))
+                drawn += 1
+        if costs[0] is not None and drawn == 2:
+            share = f"Both panels span the same {duration(costs[2])} of drawing; training is not counted."
+        else:
+            share = "Each panel spans its own chain."
+    where = " at the last flow time" if names[0] == "q" and run.flowed_charge else ""
+    what = " and ".join(quantity(name) for name in names)
+    return f"{capital(what)}{where} along the chains. {share}", panels
 
 
 def _series(run: RunData, name: str) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -179,6 +185,7 @@ def _history(
     shown = thin(len(series), _STEPS)
     scale, unit = (1.0, "step") if cost is None else (1000 * cost, "milliseconds") if span < 2 else (cost, "seconds")
     integers = bool(np.all(np.abs(series - np.rint(series)) < 1e-3))
+    slug = f"history-{'flow' if color == FLOW else 'baseline'}" + ("" if name in _HISTORIES else f"-{name.replace('_', '-')}")
     with canvas(f"{unit} of drawing" if cost is not None else unit, quantity(name)) as drawing:
         if integers:
             drawing.axes.step(shown * scale, series[shown], where="post", color=color, linewidth=0.9)
@@ -186,7 +193,7 @@ def _history(
             drawing.axes.plot(shown * scale, series[shown], color=color, linewidth=0.8)
         drawing.axes.set_xlim(0.0, span * scale / cost if cost is not None else float(len(series)))
         drawing.axes.set_ylim(*limits)
-        svg = drawing.svg(f"history-{'flow' if color == FLOW else 'baseline'}")
+        svg = drawing.svg(slug)
     if integers:
         moves = int(np.count_nonzero(np.diff(series)))
         caption = f"{count(len(series))} steps, {count(moves)} change{'' if moves == 1 else 's'} of {quantity(name)}."
@@ -200,5 +207,5 @@ def _history(
         )
     if len(shown) < len(series):
         caption += f" One in {count(shown[1])} is drawn."
-    title = capital(who)
-    return Panel(f"history-{'flow' if color == FLOW else 'baseline'}", title, svg, f"{title}: {caption}", caption)
+    title = capital(who) if name in _HISTORIES else f"{capital(who)}: {quantity(name)}"
+    return Panel(slug, title, svg, f"{title}: {caption}", caption)

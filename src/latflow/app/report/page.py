@@ -145,6 +145,8 @@ def _training(run: RunData) -> Section:
     source = section(run.config, "train").get("start_from")
     if not run.untrained:
         absent = "The training has not written its log yet."
+    elif section(run.summary, "tuned_prior").get("acceptance"):
+        absent = "No flow was trained. What was learned is which draws of the prior to keep, by least squares."
     elif source:
         absent = f"Nothing was trained here: the flow is that of {source}, as it is."
     else:
