@@ -51,7 +51,11 @@ def main(recipes: list[str]) -> int:
         exact, baseline = largest_pulls(result["observables"])
         # a frozen baseline underestimates its own errors, so only exact results decide where there are any
         failed += (exact or baseline) > LIMIT
-        ess, seconds = result["ess"], sum(v for v in result["seconds"].values() if v)
+        seconds = sum(v for v in result["seconds"].values() if v)
+        if "ess" not in result:  # a reference ensemble
+            print(f"{recipe:<14} {'baseline only':>15} {result['baseline']['acceptance']:>10.3f} {seconds:>8.0f}", flush=True)
+            continue
+        ess = result["ess"]
         print(
             f"{recipe:<14} {ess['value']:>7.3f} +- {ess['error']:.3f} {result['acceptance']:>10.3f} {seconds:>8.0f} "
             f"{exact:>6.1f} {baseline:>6.1f}",
