@@ -14,7 +14,7 @@ import pytest
 from contracts import close, random_field
 from fermion_cases import field_of, log_abs_det_and_sign, quick_jit, reference, uniform_flux
 
-from latflow.actions import Determinant, TooLarge, determinant
+from latflow.actions import Determinant, StochasticDeterminant, TooLarge, determinant
 from latflow.dirac import StaggeredYukawa, WilsonFermion, WilsonYukawa
 from latflow.groups import SUN, U1
 from latflow.lattice import Geometry
@@ -181,3 +181,19 @@ def test_a_matrix_without_rank_has_an_infinite_action():
     """Exactly: a Yukawa term that cancels the mass, and no momentum on a single site with periodic boundaries."""
     action = Determinant(WilsonYukawa(Geometry((1, 1)), 0.25, 1.0, boundary=(0.0, 0.0)), 2)
     assert jax.jit(lambda field: action(field))(jnp.zeros((1, 1))) == np.inf
+
+
+def test_stochastic_determinant_with_all_unit_probes_is_exact():
+    """Value and force of the estimate, summed over a complete set of probes, are those of the dense determinant."""
+    geometry = Geometry((2, 4))
+    for fermion, field in (
+        (WilsonFermion(geometry, U1(), 0.2), U1().haar(jax.random.key(3), (2, 2, 4), float)),
+        (WilsonYukawa(geometry, 0.2, 0.3), jax.random.normal(jax.random.key(4), (2, 4))),
+    ):
+        schur = fermion.operator(field).schur()
+        probes = jnp.eye(schur.size, dtype=complex).reshape(schur.size, *schur.shape) * schur.size**0.5
+        estimate = StochasticDeterminant(fermion, probes, num_steps=schur.size, tol=1e-12)
+        value, force = jax.jit(lambda x, a=estimate: a.value_and_force(x))(field)
+        exact, exact_force = jax.jit(lambda x, a=Determinant(fermion): a.value_and_force(x))(field)
+        close(value, exact, 1e-9)
+        close(force, exact_force, 1e-8)

@@ -4,6 +4,7 @@ from latflow.actions.base import AbstractAction, Scaled, Sum, autodiff_value_and
 from latflow.actions.determinant import Determinant, TooLarge
 from latflow.actions.phi4 import FreeScalar, Phi4
 from latflow.actions.pseudofermion import Monomial, OddSites, Pseudofermion, Solved, monomials
+from latflow.actions.stochastic_determinant import StochasticDeterminant
 from latflow.actions.wilson import WilsonGauge
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Pseudofermion",
     "Scaled",
     "Solved",
+    "StochasticDeterminant",
     "Sum",
     "TooLarge",
     "WilsonGauge",
