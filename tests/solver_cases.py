@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+from fermion_cases import quick_jit
 
 from latflow.dirac import WilsonFermion, dense
 from latflow.groups import U1
@@ -47,7 +48,7 @@ def times(M, v):
 @functools.cache
 def solver(tol=TOL, max_iterations=1000):
     """The same compiled function for all matrices of one type."""
-    return jax.jit(lambda M, b, x0=None: cg(functools.partial(times, M), b, tol=tol, max_iterations=max_iterations, x0=x0))
+    return quick_jit(lambda M, b, x0=None: cg(functools.partial(times, M), b, tol=tol, max_iterations=max_iterations, x0=x0))
 
 
 def residual_of(M, x, b):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from contracts import pool
+from fermion_cases import quick_jit
 
 from latflow.actions import WilsonGauge
 from latflow.groups import SUN
@@ -45,7 +45,7 @@ def trajectory(tables: tuple[str, ...], inner_steps: int = 2):
     numbers = (STEPS, inner_steps)
     scales = [TimeScale(INTEGRATORS[table], n, part) for table, n, part in zip(tables, numbers, parts, strict=False)]
 
-    @jax.jit
+    @quick_jit
     def run(field, momentum, step_size):
         blank = (jnp.zeros(()), jnp.zeros((), jnp.int32))
         forces, memories = zip(*[scale.evaluate(field, blank) for scale in scales], strict=True)
@@ -61,7 +61,7 @@ def trajectory(tables: tuple[str, ...], inner_steps: int = 2):
 @pytest.mark.parametrize("table", INTEGRATORS)
 def test_one_scale_is_the_plain_integrator(table):
     force = ACTION.force(FIELD)
-    plain = jax.jit(lambda q, p: integrate(INTEGRATORS[table], ACTION, q, p, force, jnp.asarray(0.1), STEPS))(FIELD, MOMENTUM)
+    plain = quick_jit(lambda q, p: integrate(INTEGRATORS[table], ACTION, q, p, force, jnp.asarray(0.1), STEPS))(FIELD, MOMENTUM)
     q, p, _, _, (count,) = trajectory((table,))(FIELD, MOMENTUM, jnp.asarray(0.1))
     np.testing.assert_allclose(q, plain[0], atol=1e-13)
     np.testing.assert_allclose(p, plain[1], atol=1e-13)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contracts import close, compiled, cut, pool
+from fermion_cases import quick_jit
 
 from latflow.actions import Determinant, FreeScalar, Monomial, OddSites, Pseudofermion, WilsonGauge, monomials
 from latflow.dirac import StaggeredYukawa, WilsonFermion, WilsonYukawa, dense, inner
@@ -77,8 +78,8 @@ def case(name: str) -> SimpleNamespace:
         eta=eta,
         direction=cut(group, x, sites),
         moved=moved,
-        tested=jax.jit(tested),
-        exact=jax.jit(exact),
+        tested=quick_jit(tested),
+        exact=quick_jit(exact),
     )
 
 
@@ -113,7 +114,7 @@ def test_odd_sites_complete_the_determinant(name):
     assert rest.trivial(c.field) == (name == "U1 even/odd")
     log_det = functools.reduce(jnp.add, (m.log_det(c.field) for m in monomials(c.fermion, (0.3,))))
     close(log_det - rest(c.field), 2 * jnp.linalg.slogdet(dense(c.fermion.operator(c.field)))[1], 1e-10)
-    value, step = jax.jit(lambda field: rest(field)), 1e-3
+    value, step = quick_jit(lambda field: rest(field)), 1e-3
     values = [value(c.moved(n * step)) for n in (-2, -1, 1, 2)]
     slope = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
     close(c.group.inner(rest.force(c.field), c.direction), slope, 1e-8)
@@ -131,7 +132,7 @@ def test_conditional_densities_are_normalised():
             log_q = -inner(phi, phi) - phi.size * np.log(np.pi)
             return Pseudofermion(monomial, phi, 1e-10, 100).log_density(field, log_det) - log_q
 
-        log_ratios = jax.jit(jax.vmap(log_ratio))(jax.random.split(jax.random.key(2), draws))
+        log_ratios = quick_jit(jax.vmap(log_ratio))(jax.random.split(jax.random.key(2), draws))
         ratio = np.exp(np.asarray(log_ratios))
         assert effective_sample_size(log_ratios) > 0.2
         assert abs(ratio.mean() - 1) < 5 * ratio.std() / np.sqrt(draws)
@@ -140,7 +141,7 @@ def test_conditional_densities_are_normalised():
 def test_a_failed_solve_is_nan_as_a_plain_action():
     c = case("U1 even/odd")
     action = Pseudofermion(Monomial(c.fermion), c.eta, 1e-10, 2)
-    value, force = jax.jit(lambda field: action.value_and_force(field))(c.field)
+    value, force = quick_jit(lambda field: action.value_and_force(field))(c.field)
     assert np.isnan(value) and np.isnan(force).all()
 
 
@@ -172,8 +173,8 @@ KERNELS = {
 def samples(scalar: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """4096 exact samples of the bosonic theory, what is measured of each, and log |det D|."""
     sampler = FreeField(SQUARE, SCALAR.m2) if scalar else TorusU1Sampler(SQUARE, float(GAUGE.beta))
-    fields = jax.jit(jax.vmap(sampler.sample))(jax.random.split(jax.random.key(1), 4096))
-    determinant = jax.jit(lambda field: Determinant(YUKAWA if scalar else WILSON, 1)(field))
+    fields = quick_jit(jax.vmap(sampler.sample))(jax.random.split(jax.random.key(1), 4096))
+    determinant = quick_jit(lambda field: Determinant(YUKAWA if scalar else WILSON, 1)(field))
     return np.asarray(fields), measure(np.asarray(fields)), -np.asarray(jax.lax.map(determinant, fields, batch_size=512))
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fermion_cases import quick_jit
 from solver_cases import N, hermitian, wilson
 
 from latflow.solvers import (
@@ -56,22 +57,22 @@ def test_implicit_gradients_equal_those_through_a_dense_solve(matrix_of, paramet
     def direct(p, b, scale):
         return loss_of(jnp.linalg.solve(matrix_of(p) + jnp.diag(jnp.abs(scale) ** 2).astype(complex), b))
 
-    gradient = jax.jit(jax.value_and_grad(implicit, (0, 1, 2), has_aux=True))
+    gradient = quick_jit(jax.value_and_grad(implicit, (0, 1, 2), has_aux=True))
     (value, info), got = gradient(parameters, b, scale)
-    expected_value, expected = jax.jit(jax.value_and_grad(direct, (0, 1, 2)))(parameters, b, scale)
+    expected_value, expected = quick_jit(jax.value_and_grad(direct, (0, 1, 2)))(parameters, b, scale)
     assert info.converged
     np.testing.assert_allclose(value, expected_value, rtol=1e-9)
     jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-8, atol=1e-9), got, expected)
     assert all(np.any(g != 0) and np.all(np.isfinite(g)) for g in jax.tree.leaves(got))
     batch = jnp.stack([b, 2j * b])
-    batched = jax.jit(jax.vmap(jax.grad(implicit, (0, 1, 2), has_aux=True), (None, 0, None)))(parameters, batch, scale)[0]
+    batched = quick_jit(jax.vmap(jax.grad(implicit, (0, 1, 2), has_aux=True), (None, 0, None)))(parameters, batch, scale)[0]
     jax.tree.map(lambda g, e: np.testing.assert_allclose(g[0], e, rtol=1e-8, atol=1e-9), batched, expected)
 
 
 def test_implicit_gradient_of_wilson_against_finite_differences():
     w = wilson()
 
-    @jax.jit
+    @quick_jit
     @jax.value_and_grad
     def value(theta):
         x, _ = implicit_solve(w.mv, theta, w.source, tol=1e-12)
@@ -88,7 +89,7 @@ def test_a_failed_backward_solve_is_nan_and_a_start_has_no_gradient():
     M, b, _ = hermitian(9, 1e-3)
     x = jnp.asarray(np.linalg.solve(M, b))
 
-    @jax.jit
+    @quick_jit
     def run(M, b, x0):
         def value(M, b, x0):
             y, info = implicit_solve(lambda M, v: M @ v, M, b, tol=1e-8, max_iterations=3, x0=x0)
@@ -107,7 +108,7 @@ def test_a_failed_backward_solve_is_nan_and_a_start_has_no_gradient():
 @functools.cache
 def extremes(num_steps, inverse):
     settings = {"num_steps": num_steps, "inverse": inverse, "tol": 1e-9, "max_iterations": 2000}
-    return jax.jit(lambda M, v: extreme_eigenvalues(lambda x: M @ x, v, **settings))
+    return quick_jit(lambda M, v: extreme_eigenvalues(lambda x: M @ x, v, **settings))
 
 
 def test_extreme_eigenvalues_lie_within_their_bounds():
@@ -132,7 +133,7 @@ def test_inverse_iteration_finds_small_eigenvalues():
     assert rough.smallest > 1e-5 and fine.converged
     np.testing.assert_allclose(fine.smallest, 1e-6, rtol=1e-3)
     assert abs(fine.smallest - 1e-6) <= fine.smallest_bound < 1e-12
-    kappa = jax.jit(lambda M, v: condition_number(lambda x: M @ x, v, num_steps=12, tol=1e-9, max_iterations=2000))
+    kappa = quick_jit(lambda M, v: condition_number(lambda x: M @ x, v, num_steps=12, tol=1e-9, max_iterations=2000))
     np.testing.assert_allclose(kappa(M, v), 1e6, rtol=1e-3)
     few = condition_number(lambda x: M @ x, v, num_steps=3, max_iterations=2)
     assert np.isnan(few)
@@ -146,7 +147,7 @@ def test_lanczos_of_wilson_in_a_batch():
     spectrum = np.linalg.eigvalsh(w.matrix)
     starts = jnp.stack([w.source, jnp.roll(w.source, 1, -1)], -1)
     run = jax.vmap(lambda v: extreme_eigenvalues(lambda x: w.mv(w.theta, x), v, num_steps=16), -1, 0)
-    ends = jax.jit(run)(starts)
+    ends = quick_jit(run)(starts)
     np.testing.assert_allclose(ends.smallest, spectrum[0], rtol=1e-8)
     np.testing.assert_allclose(ends.largest, spectrum[-1], rtol=1e-8)
 
@@ -161,7 +162,7 @@ def test_unit_probes_give_the_determinant_and_its_gradient():
     def mv(p, v):
         return matrix_of_complex(p) @ v
 
-    @jax.jit
+    @quick_jit
     def surrogate(p):
         return jax.value_and_grad(lambda p: stochastic_log_det_surrogate(mv, p, probes, num_steps=N, tol=1e-12), has_aux=True)(
             p
@@ -177,7 +178,7 @@ def test_unit_probes_give_the_determinant_and_its_gradient():
 def test_random_probes_estimate_the_determinant_of_wilson():
     w = wilson()
     exact = np.linalg.slogdet(w.matrix)[1]
-    estimate = jax.jit(lambda z: stochastic_log_det(lambda v: w.mv(w.theta, v), z, num_steps=12))
+    estimate = quick_jit(lambda z: stochastic_log_det(lambda v: w.mv(w.theta, v), z, num_steps=12))
     values, vectors = np.linalg.eigh(w.matrix)
     logarithm = vectors * np.log(values) @ vectors.conj().T
     off_diagonal = logarithm - np.diag(np.diag(logarithm))
@@ -191,12 +192,12 @@ def test_random_probes_estimate_the_determinant_of_wilson():
         np.testing.assert_allclose(result.error, np.std(result.samples, ddof=1) / 200**0.5, rtol=1e-12)
         assert abs(result.mean - exact) < 5 * result.error
         np.testing.assert_allclose(200 * result.error**2, variances[kind], rtol=0.6)
-    gradient = jax.jit(jax.grad(lambda t, z: stochastic_log_det_surrogate(w.mv, t, z, num_steps=2, tol=1e-10), has_aux=True))
+    gradient = quick_jit(jax.grad(lambda t, z: stochastic_log_det_surrogate(w.mv, t, z, num_steps=2, tol=1e-10), has_aux=True))
     unit = jnp.eye(w.source.size, dtype=complex).reshape(-1, *w.source.shape)
     got = w.source.size * gradient(w.theta, unit)[0]
     direction = jax.random.normal(jax.random.key(5), w.theta.shape, jnp.float64)
 
-    @jax.jit
+    @quick_jit
     def log_det(theta):
         columns = jax.vmap(lambda v: w.mv(theta, v))(unit).reshape(len(unit), -1)
         return jnp.linalg.slogdet(columns)[1]
@@ -217,7 +218,7 @@ def test_probes_have_unit_covariance():
 
 def test_determinants_of_bad_operators_are_nan():
     M, b, _ = hermitian(0, 1e-3)
-    run = jax.jit(lambda M, z: stochastic_log_det(lambda v: M @ v, z, num_steps=N + 3))
+    run = quick_jit(lambda M, z: stochastic_log_det(lambda v: M @ v, z, num_steps=N + 3))
     probes = jnp.stack([b, 0 * b])
     good = run(M, probes)
     logarithm = np.linalg.eigh(M)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fermion_cases import quick_jit
 from solver_cases import TOL, N, hermitian, residual_of, solver, times, wilson
 
 from latflow.errors import LatflowError
@@ -46,7 +47,7 @@ def test_cg_solves_and_reports_the_true_residual(real):
 def test_cg_of_a_pytree_with_real_and_complex_leaves():
     M, b, _ = hermitian(1, 1e-2)
     R, c, _ = hermitian(2, 1e-1, real=True)
-    x, info = jax.jit(lambda b: cg(lambda v: {"a": M @ v["a"], "b": (R @ v["b"][0],)}, b, tol=TOL))({"a": b, "b": (c,)})
+    x, info = quick_jit(lambda b: cg(lambda v: {"a": M @ v["a"], "b": (R @ v["b"][0],)}, b, tol=TOL))({"a": b, "b": (c,)})
     assert info.converged and x["b"][0].dtype == jnp.float64
     np.testing.assert_allclose(x["a"], np.linalg.solve(M, b), rtol=0, atol=1e-7)
     np.testing.assert_allclose(x["b"][0], np.linalg.solve(R, c), rtol=0, atol=1e-7)
@@ -54,7 +55,7 @@ def test_cg_of_a_pytree_with_real_and_complex_leaves():
 
 def test_cg_of_the_wilson_operator():
     w = wilson()
-    x, info = jax.jit(lambda theta, b: cg(lambda v: w.mv(theta, v), b, tol=TOL))(w.theta, w.source)
+    x, info = quick_jit(lambda theta, b: cg(lambda v: w.mv(theta, v), b, tol=TOL))(w.theta, w.source)
     assert info.converged and info.iterations <= 20
     np.testing.assert_allclose(x.ravel(), np.linalg.solve(w.matrix, w.source.ravel()), rtol=0, atol=1e-8)
 
@@ -64,7 +65,7 @@ def test_members_of_a_batch_stop_for_themselves():
     easy = hermitian(4, 0.5)[0]
     matrices = jnp.stack([hard, easy, hard, easy, -easy], -1)
     sources = jnp.stack([b, other, 0 * b, b.at[3].set(jnp.nan), b], -1)
-    x, info = jax.jit(jax.vmap(lambda M, b: cg(lambda v: M @ v, b, tol=TOL), -1, (-1, 0)))(matrices, sources)
+    x, info = quick_jit(jax.vmap(lambda M, b: cg(lambda v: M @ v, b, tol=TOL), -1, (-1, 0)))(matrices, sources)
     assert info.converged.tolist() == [True, True, True, False, False]
     for k in range(5):
         alone, single = solver()(matrices[..., k], sources[:, k])
@@ -132,7 +133,7 @@ def test_too_few_iterations_are_reported():
         require_converged(batch, "forces")
     require_converged(SolveInfo(*(a[0] for a in batch)), "a good one")
     with pytest.raises(ValueError, match="concrete"):
-        jax.jit(lambda i: require_converged(i, "x"))(batch)
+        quick_jit(lambda i: require_converged(i, "x"))(batch)
 
 
 def test_wrong_settings_and_operators_are_refused():
@@ -164,7 +165,7 @@ SHIFTS = jnp.asarray([0.3, 0.01, 10.0, 0.01, 0.0])
 
 @functools.cache
 def multishift(tol=TOL, max_iterations=1000):
-    return jax.jit(lambda M, b, s: multishift_cg(functools.partial(times, M), b, s, tol=tol, max_iterations=max_iterations))
+    return quick_jit(lambda M, b, s: multishift_cg(functools.partial(times, M), b, s, tol=tol, max_iterations=max_iterations))
 
 
 def test_multishift_solves_every_shift():
@@ -198,7 +199,7 @@ def test_multishift_in_batches_and_for_wilson():
     w = wilson()
     sources = jnp.stack([w.source, 0 * w.source, 1j * w.source], -1)
     run = jax.vmap(lambda b: multishift_cg(lambda v: w.mv(w.theta, v), b, SHIFTS, tol=TOL), -1, (-1, 0))
-    x, info = jax.jit(run)(sources)
+    x, info = quick_jit(run)(sources)
     assert np.all(info.converged) and info.converged.shape == (3, 5) and np.all(info.iterations[1] == 0)
     for k in range(3):
         for j, shift in enumerate(np.asarray(SHIFTS)):
@@ -216,7 +217,7 @@ def mixed(tol=TOL, max_iterations=2000):
             functools.partial(times, M), functools.partial(times, low), b, tol=tol, max_iterations=max_iterations
         )
 
-    return jax.jit(run)
+    return quick_jit(run)
 
 
 @pytest.mark.parametrize("real", [False, True])
@@ -236,11 +237,11 @@ def test_mixed_precision_reaches_double_precision(real):
 def test_reliable_updates_cost_no_iterations():
     d = jnp.linspace(1e-3, 1.0, 3000)
     b = jax.random.normal(jax.random.key(7), (3000,), complex)
-    plain = jax.jit(lambda b: cg(lambda v: d * v, b, tol=TOL)[1])(b)
+    plain = quick_jit(lambda b: cg(lambda v: d * v, b, tol=TOL)[1])(b)
     low = d.astype(jnp.float32)
     for delta, updates in ((0.5, 35), (0.1, 11), (1e-3, 4)):
         run = functools.partial(mixed_precision_cg, lambda v: d * v, lambda v: low * v, tol=TOL, delta=delta)
-        info = jax.jit(lambda b, run=run: run(b)[1])(b)
+        info = quick_jit(lambda b, run=run: run(b)[1])(b)
         assert info.converged and info.iterations < 1.05 * plain.iterations and info.updates <= updates
 
 
@@ -265,7 +266,7 @@ def test_mixed_precision_for_wilson_in_a_batch():
     sources = jnp.stack([w.source, 0 * w.source], -1)
     single = w.theta.astype(jnp.float32)
     run = jax.vmap(lambda b: mixed_precision_cg(lambda v: w.mv(w.theta, v), lambda v: w.mv(single, v), b, tol=TOL), -1, (-1, 0))
-    x, info = jax.jit(run)(sources)
+    x, info = quick_jit(run)(sources)
     assert np.all(info.converged) and info.iterations[1] == info.updates[1] == 0
     np.testing.assert_allclose(x[..., 0].ravel(), np.linalg.solve(w.matrix, w.source.ravel()), rtol=0, atol=1e-8)
 
@@ -273,7 +274,7 @@ def test_mixed_precision_for_wilson_in_a_batch():
 # Initial guesses
 
 
-@jax.jit
+@quick_jit
 def guess(M, b, previous):
     return forecast(lambda v: M @ v, b, previous)
 
@@ -303,7 +304,7 @@ def test_forecasts_save_iterations_along_a_path():
     w = wilson()
     direction = jax.random.normal(jax.random.key(2), w.theta.shape, jnp.float64)
 
-    @jax.jit
+    @quick_jit
     def work(eps, previous):
         def mv(v):
             return w.mv(w.theta + eps * direction, v)

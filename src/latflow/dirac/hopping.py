@@ -6,6 +6,7 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Inexact
@@ -165,7 +166,8 @@ class WilsonHalfHopping(AbstractHalfHopping):
 
 def _wilson(kappa: Array, Nd: int, here: Matrices, there: Matrices, psi: Spinor, ahead, behind) -> Spinor:
     """Half spinors are formed before they move and transported before they are spread out again."""
-    up, down = jnp.split(psi, 2)
+    # psi is computed once: the CPU compiler would fuse what it comes from (gamma5, say) into the loops of all directions
+    up, down = jnp.split(jax.lax.optimization_barrier(psi), 2)
     upper: Any = None
     lower: Any = None
     for mu in range(Nd):
