@@ -174,7 +174,7 @@ def samples(scalar: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """4096 exact samples of the bosonic theory, what is measured of each, and log |det D|."""
     sampler = FreeField(SQUARE, SCALAR.m2) if scalar else TorusU1Sampler(SQUARE, float(GAUGE.beta))
     fields = quick_jit(jax.vmap(sampler.sample))(jax.random.split(jax.random.key(1), 4096))
-    determinant = quick_jit(lambda field: Determinant(YUKAWA if scalar else WILSON, 1)(field))
+    determinant = jax.jit(lambda field: Determinant(YUKAWA if scalar else WILSON, 1)(field))
     return np.asarray(fields), measure(np.asarray(fields)), -np.asarray(jax.lax.map(determinant, fields, batch_size=512))
 
 
