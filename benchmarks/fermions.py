@@ -41,8 +41,8 @@ TYPES = {"double": (jnp.float64, jnp.complex128), "single": (jnp.float32, jnp.co
 
 
 def seconds(function: Callable, *arguments, lasting: float = 0.2, runs: int = 5) -> float:
-    """Median time per call of `function(*arguments)`, in runs that last about as long as asked for. On one core (`taskset -c 0`)
-    CPU time, which other work hardly changes, otherwise wall time."""
+    """Median time per call of `function(*arguments)`, in runs that last about as long as asked for. On one core (`taskset
+    -c 0`) CPU time, which other work hardly changes, otherwise wall time."""
     clock = time.process_time if len(os.sched_getaffinity(0)) == 1 else time.perf_counter
     jax.block_until_ready(function(*arguments))
     start = time.perf_counter()
@@ -56,6 +56,21 @@ def seconds(function: Callable, *arguments, lasting: float = 0.2, runs: int = 5)
         jax.block_until_ready(out)
         times.append((clock() - start) / count)
     return statistics.median(times)
+
+
+def links(group: U1 | SUN, geometry: Geometry, precision: str, batch: int | None = None) -> jax.Array:
+    """2D U(1): exact at beta = 2; otherwise near unit links. With a batch, its axis last."""
+    real, complex_ = TYPES[precision]
+    if isinstance(group, U1):
+        one = TorusU1Sampler(geometry, 2.0, real).sample
+    else:
+        sites = (geometry.Nd, *geometry.shape)
+
+        def one(key):
+            return group.exp(0.3 * group.random_algebra(key, sites, complex_))
+
+    key = jax.random.key(0)
+    return jax.jit(one)(key) if batch is None else jax.jit(jax.vmap(one, out_axes=-1))(jax.random.split(key, batch))
 
 
 def repeated(function: Callable, given, x, lasting: float) -> float:
