@@ -22,10 +22,11 @@ from fermion_cases import (
     uniform_flux,
 )
 
-from latflow.dirac import StaggeredYukawa, WilsonFermion, WilsonYukawa, dense, gamma, inner
+from latflow.dirac import StaggeredYukawa, WilsonFermion, WilsonYukawa, dense, gamma
 from latflow.groups import SUN, U1, RealLine
 from latflow.lattice import Geometry, Halves, shift
 from latflow.loops import plaquette
+from latflow.solvers import inner
 
 TWISTED = (0.7, -1.9)
 # extents differ so that mixed-up directions show

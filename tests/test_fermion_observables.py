@@ -17,7 +17,6 @@ from latflow.lattice import Geometry, shift
 from latflow.observables.fermion import (
     FermionObservables,
     condition_numbers,
-    sign_of_determinant,
     singular_values,
     solve,
     spectrum,
@@ -181,7 +180,7 @@ def test_spectra():
 def test_the_sign_of_the_determinant(shape):
     """In a uniform field of charge Q, |Q| real eigenvalues cross zero where the mass is below theirs; doublers are heavy."""
     fermion = WilsonFermion(Geometry(shape), U1(), 1 / (4 - 1.2))
-    sign = quick_jit(lambda field: sign_of_determinant(fermion.operator(field)))
+    sign = quick_jit(lambda field: fermion.operator(field).preconditioned().determinant_sign())
     for Q, expected in ((0, 1), (1, -1), (-1, -1), (2, 1)):
         field = uniform_flux(shape, Q)
         assert sign(jnp.asarray(field)) == expected == log_abs_det_and_sign(reference(fermion, field))[1]

@@ -14,7 +14,7 @@ from contracts import close, compiled, cut, pool
 from fermion_cases import quick_jit
 
 from latflow.actions import Determinant, FreeScalar, Monomial, OddSites, Pseudofermion, WilsonGauge, monomials
-from latflow.dirac import StaggeredYukawa, WilsonFermion, WilsonYukawa, dense, inner
+from latflow.dirac import StaggeredYukawa, WilsonFermion, WilsonYukawa, dense
 from latflow.errors import LatflowError
 from latflow.exact import FreeField, TorusU1Sampler
 from latflow.groups import SUN, U1
@@ -23,6 +23,7 @@ from latflow.kernels import BOSONS, Level, PseudofermionHMC, tune_step_size
 from latflow.lattice import Geometry
 from latflow.loops import plaquette
 from latflow.samplers import run_chain
+from latflow.solvers import inner
 from latflow.statistics import effective_sample_size, normalised_weights
 
 SMALL, SQUARE = Geometry((4, 2)), Geometry((4, 4))

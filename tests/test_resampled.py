@@ -18,7 +18,7 @@ from latflow.lattice import Geometry, shift
 from latflow.loops import plaquette
 from latflow.loops.features import MatrixFeatures, TorusFeatures, features_of
 from latflow.models.prior import ExactPrior
-from latflow.models.resampled import Filter, ResampledPrior, best_beta, learn_filter
+from latflow.models.resampled import Filter, ResampledPrior, best_beta, learn_filter, measured
 from latflow.statistics import effective_sample_size
 
 # extents differ so that mixed-up directions show
@@ -301,3 +301,22 @@ def test_single_draws_and_small_batches():
     single = ResampledPrior(ExactPrior(TorusU1Sampler(Geometry((4, 4)), BETA, jnp.float32)), FEATURES_44, resampled()[1])
     x, log_density = jax.eval_shape(lambda key: single.draw(key, 5), key)
     assert (x.dtype, log_density.dtype) == (jnp.float32, jnp.float64)
+
+
+def test_the_share_that_is_kept_is_measured_on_fresh_draws():
+    """A from other draws, whatever the filter thought of it, with a smaller error; and the same for the same key."""
+    prior, found, a, _, _ = resampled()
+    wrong = found._replace(log_acceptance=0.0, log_acceptance_error=1.0)
+    fresh = measured(prior, wrong, jax.random.key(12), 8192)
+    spread = a.std() / a.mean() / np.sqrt(len(a))
+    assert abs(fresh.log_acceptance - np.log(a.mean())) < 5 * np.hypot(spread, fresh.log_acceptance_error)
+    assert 0 < fresh.log_acceptance_error < spread
+    assert fresh.offset == found.offset
+    assert measured(prior, wrong, jax.random.key(12), 8192).log_acceptance == fresh.log_acceptance
+
+
+def test_a_filter_that_keeps_nothing_ends():
+    """Instead of drawing for ever: draws without a density."""
+    hopeless = resampled()[1]._replace(offset=1e9)
+    _, log_density = quick_jit(lambda key: ResampledPrior(SQUARE, FEATURES_44, hopeless).draw(key, 3))(jax.random.key(13))
+    assert np.isnan(log_density).all()

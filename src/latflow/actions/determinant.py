@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from latflow.actions.base import AbstractAction, Field, autodiff_value_and_force
+from latflow.actions.base import AbstractAction, Field, autodiff_value_and_force, field_shape
 from latflow.dirac import AbstractFermion
 from latflow.errors import LatflowError
 from latflow.groups import AbstractGroup
@@ -66,14 +66,14 @@ class Determinant(AbstractAction):
 
     def sign(self, field: Field) -> Float[Array, ""]:
         """The sign of det D, +1 or -1."""
-        matrix, _, sign = _matrix(self.fermion, field)
-        return jnp.sign(jnp.real(jnp.linalg.slogdet(matrix)[0])) * sign
+        return self.fermion.operator(_double(field)).preconditioned().determinant_sign()
 
 
 def matrix_size(fermion: AbstractFermion) -> int:
     """Rows of the dense matrix that a determinant of this fermion factorises."""
-    size = jax.eval_shape(lambda field: fermion.operator(field).matrix(), _abstract_field(fermion)).shape[0]
-    return size // 2 if _is_even(fermion) else size
+    dtype = jnp.result_type(working_dtype(), jnp.complex64) if fermion.group.colour_shape else working_dtype()
+    field = jax.ShapeDtypeStruct(field_shape(fermion.group, fermion.geometry), dtype)
+    return eqx.filter_eval_shape(lambda field: fermion.operator(field).preconditioned(), field).size
 
 
 def require_dense(fermion: AbstractFermion) -> None:
@@ -87,33 +87,13 @@ def require_dense(fermion: AbstractFermion) -> None:
         )
 
 
-def _is_even(fermion: AbstractFermion) -> bool:
-    return not any(n % 2 for n in fermion.geometry.shape)
-
-
-def _abstract_field(fermion: AbstractFermion) -> Any:
-    from latflow.actions.base import field_shape
-
-    dtype = jnp.result_type(working_dtype(), jnp.complex64) if fermion.group.colour_shape else working_dtype()
-    return jax.ShapeDtypeStruct(field_shape(fermion.group, fermion.geometry), dtype)
-
-
 def _double(field: Field) -> Field:
     return field.astype(jnp.result_type(working_dtype(), field.dtype))
 
 
-def _matrix(fermion: AbstractFermion, field: Field) -> tuple[Array, Float[Array, ""], Float[Array, ""]]:
-    """(dense matrix, log |det| of what is not in it, its sign)."""
-    operator = fermion.operator(_double(field))
-    if not _is_even(fermion):
-        return operator.matrix(), jnp.zeros((), working_dtype()), jnp.ones((), working_dtype())
-    schur = operator.schur()
-    return schur.matrix(), schur.log_abs_det_rest(), schur.sign_rest()
-
-
 def _log_abs_det(fermion: AbstractFermion, field: Field) -> Float[Array, ""]:
-    matrix, rest, _ = _matrix(fermion, field)
-    return _log_abs_det_of(matrix) + rest
+    factor = fermion.operator(_double(field)).preconditioned()
+    return _log_abs_det_of(factor.matrix()) + factor.log_abs_det_rest()
 
 
 @jax.custom_vjp

@@ -30,12 +30,12 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from latflow.actions.base import AbstractAction, Field, autodiff_value_and_force
-from latflow.dirac import AbstractDirac, AbstractFermion, Dirac, Spinor, dense, inner
+from latflow.dirac import AbstractDirac, AbstractFermion, Dirac, Spinor
 from latflow.dirac.site_terms import Unit
 from latflow.groups import AbstractGroup
 from latflow.lattice import Geometry
 from latflow.precision import working_dtype
-from latflow.solvers import SolveInfo, cg
+from latflow.solvers import SolveInfo, cg, inner
 
 Mass = float | Float[Array, ""]
 
@@ -86,7 +86,7 @@ class Monomial(eqx.Module):
 
     def log_det(self, field: Field) -> Float[Array, ""]:
         """log det C^-1 from the dense matrix: O(N^3) work, for small lattices."""
-        matrix = dense(self.operator(field)).astype(jnp.result_type(working_dtype(), jnp.complex64))
+        matrix = self.operator(field).matrix().astype(jnp.result_type(working_dtype(), jnp.complex64))
         spectrum = jnp.linalg.svd(matrix, compute_uv=False) ** 2
         log_det = jnp.sum(jnp.log(spectrum + self.mu))
         return log_det if self.heavier is None else log_det - jnp.sum(jnp.log(spectrum + self.heavier))

@@ -169,7 +169,7 @@ def summarise(
     if baseline is not None:
         with EnsembleFile.open(baseline) as file, _explained():
             reference = baseline_chain(file, config, action)
-            facts = _chain_facts(file)
+            facts = _chain_facts(file, config.baseline.kind)
         theirs = {name: columns(e, "value", "error", "tau_int") for name, e in reference.estimates.items()}
         for name, row in rows.items():
             row["baseline"] = theirs[name]
@@ -184,7 +184,7 @@ def summarise_baseline(
     """(summary, {name: Obs}) of a run without a flow. Raises as `analyse`."""
     with EnsembleFile.open(baseline) as file, _explained():
         reference = baseline_chain(file, config, action)
-        facts = _chain_facts(file)
+        facts = _chain_facts(file, config.baseline.kind)
     known = build.known_values(action, tuple(reference.estimates))
     rows = {
         name: {"exact": known.get(name), "baseline": columns(e, "value", "error", "tau_int")}
@@ -195,9 +195,14 @@ def summarise_baseline(
     return plain(result), {f"baseline/{name}": obs for name, obs in reference.exported.items()}
 
 
-def _chain_facts(file: EnsembleFile) -> dict[str, Any]:
-    """Acceptance, <exp(-dH)> and, with pseudofermions, the linear solves of a chain file."""
+def _chain_facts(file: EnsembleFile, kind: str) -> dict[str, Any]:
+    """Acceptance and, for HMC, <exp(-dH)>, which must be 1, over the trajectories with a finite dH; with pseudofermions, the
+    linear solves."""
     facts: dict[str, Any] = {"acceptance": float(file.read("acceptance").mean())}
+    if kind == "hmc":
+        delta = file.read("delta_action").astype(np.float64)
+        ratio = np.exp(-delta[np.isfinite(delta)])
+        facts["exp_minus_dh"] = {"value": ratio.mean(), "error": ratio.std() / math.sqrt(max(ratio.size, 1))}
     rejected = int(file.read("non_finite").sum())
     if rejected:
         facts["rejected_non_finite"] = rejected

@@ -4,7 +4,7 @@ An `AbstractFermion` turns a configuration into a `Dirac` operator, whose `schur
 matrix-free and for one configuration; batches come from `jax.vmap`. `dense` is the matrix, for reference and small lattices.
 """
 
-from latflow.dirac.base import AbstractDirac, Spinor, dense, inner
+from latflow.dirac.base import AbstractDirac, Spinor, dense
 from latflow.dirac.boundary import Boundary
 from latflow.dirac.fermions import AbstractFermion, StaggeredYukawa, WilsonFermion, WilsonYukawa
 from latflow.dirac.operators import Dirac, Schur
@@ -20,5 +20,4 @@ __all__ = [
     "WilsonFermion",
     "WilsonYukawa",
     "dense",
-    "inner",
 ]

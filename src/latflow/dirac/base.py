@@ -4,14 +4,13 @@ adjoint."""
 from __future__ import annotations
 
 import abc
+import math
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float, PRNGKeyArray
-
-from latflow.precision import working_dtype
+from jaxtyping import Array, Complex, PRNGKeyArray
 
 Spinor = Complex[Array, "..."]
 
@@ -60,10 +59,7 @@ class AbstractDirac(eqx.Module):
     @property
     def size(self) -> int:
         """Number of complex components of a spinor."""
-        n = 1
-        for extent in self.shape:
-            n *= extent
-        return n
+        return math.prod(self.shape)
 
     def random(self, key: PRNGKeyArray) -> Spinor:
         """A Gaussian spinor of density exp(-eta^dagger eta) / pi^size."""
@@ -74,8 +70,3 @@ def dense(operator: AbstractDirac) -> Complex[Array, "size size"]:
     """The matrix of `mv`, columns by applying it to the unit vectors: O(size^2) work and memory."""
     unit = jnp.eye(operator.size, dtype=operator.dtype).reshape(*operator.shape, operator.size)
     return jax.vmap(operator.mv, -1, -1)(unit).reshape(operator.size, operator.size)
-
-
-def inner(a: Spinor, b: Spinor) -> Float[Array, ""]:
-    """Re a^dagger b, accumulated in the working dtype."""
-    return jnp.sum(a.real * b.real + a.imag * b.imag, dtype=working_dtype())

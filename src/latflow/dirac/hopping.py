@@ -19,13 +19,13 @@ from latflow.lattice import Geometry, Halves, component, shift
 Matrices = Complex[Array, "Nc Nc Nd ..."]
 
 
-class AbstractHopping(eqx.Module):
-    """H with D = A + H, A diagonal in the sites. H connects even sites with odd ones."""
+class AbstractStencil(eqx.Module):
+    """What couples neighbours, and which spinors it acts on."""
 
     @property
     @abc.abstractmethod
     def spinor_shape(self) -> tuple[int, ...]:
-        """Shape of a spinor on the whole lattice."""
+        """Shape of a spinor, on the lattice or on one of its halves."""
 
     @property
     @abc.abstractmethod
@@ -33,40 +33,30 @@ class AbstractHopping(eqx.Module):
         """Complex type of spinors."""
 
     @abc.abstractmethod
+    def gamma5(self, psi: Spinor) -> Spinor:
+        """gamma5 psi, on the whole lattice or on the even sites."""
+
+
+class AbstractHopping(AbstractStencil):
+    """H with D = A + H, A diagonal in the sites, on the whole lattice. H connects even sites with odd ones."""
+
+    @abc.abstractmethod
     def full(self, psi: Spinor) -> Spinor:
-        """H psi on the whole lattice."""
+        """H psi."""
 
     @abc.abstractmethod
     def halves(self) -> AbstractHalfHopping:
         """The same between the halves of the lattice. Raises ValueError for odd extents."""
 
-    @abc.abstractmethod
-    def gamma5(self, psi: Spinor) -> Spinor:
-        """gamma5 psi on the whole lattice."""
 
-
-class AbstractHalfHopping(eqx.Module):
+class AbstractHalfHopping(AbstractStencil):
     """The blocks H_eo and H_oe."""
 
     splitting: eqx.AbstractVar[Halves]
 
-    @property
-    @abc.abstractmethod
-    def spinor_shape(self) -> tuple[int, ...]:
-        """Shape of a spinor on one half."""
-
-    @property
-    @abc.abstractmethod
-    def dtype(self) -> Any:
-        """Complex type of spinors."""
-
     @abc.abstractmethod
     def onto(self, parity: int, psi: Spinor) -> Spinor:
         """H psi on the sites of `parity`, of a spinor on the other ones."""
-
-    @abc.abstractmethod
-    def gamma5(self, psi: Spinor) -> Spinor:
-        """gamma5 psi on the even sites."""
 
     @abc.abstractmethod
     def blocks(self, parity: int) -> Complex[Array, "directions n n ..."]:

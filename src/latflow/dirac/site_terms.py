@@ -111,7 +111,7 @@ class ScalarTerm(AbstractSiteTerm):
 
 class CloverTerm(AbstractSiteTerm):
     """A = 1 + (i/2) kappa c_sw sigma_{mu nu} F_{mu nu}, B. Sheikholeslami and R. Wohlert, Nucl. Phys. B 259 (1985) 572, in the
-    normalisation of hep-lat/9605038 (Eq. (2.9), times 2 kappa).
+    normalisation of hep-lat/9605038, times 2 kappa.
 
     sigma_{mu nu} = (i/2) [gamma_mu, gamma_nu] commutes with gamma5, so that A falls into one Hermitian block per chirality,
     `blocks` (2, n, n, *lattice) with n = Ns Nc / 2 and the index (spin, colour).

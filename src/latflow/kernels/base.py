@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -42,3 +43,9 @@ class AbstractKernel(eqx.Module):
     @abc.abstractmethod
     def step(self, key: PRNGKeyArray, state: State) -> tuple[State, Info]:
         """The next state and the diagnostics of the step."""
+
+
+def require_positive(name: str, value: float, advice: str) -> None:
+    """Raise ValueError unless a parameter of HMC is positive and finite."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"HMC needs a positive, finite {name} ({advice}), got {value!r}")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
 from latflow.actions.base import AbstractAction, coupling
-from latflow.kernels.base import AbstractKernel, Info, State
+from latflow.kernels.base import AbstractKernel, Info, State, require_positive
 from latflow.kernels.integrators import INTEGRATORS, Integrator, integrate
 
 
@@ -46,9 +46,9 @@ class HMC(AbstractKernel):
         if isinstance(num_steps, bool) or int(num_steps) != num_steps or num_steps < 1:
             raise ValueError(f"HMC needs a positive whole number of steps, got num_steps={num_steps!r}")
         if step_size is None:
-            _require_positive("tau", tau, "the trajectory length in molecular-dynamics time, typically 0.5 to 2")
+            require_positive("tau", tau, "the trajectory length in molecular-dynamics time, typically 0.5 to 2")
             step_size = tau / num_steps
-        _require_positive("step_size", step_size, "try 0.1")
+        require_positive("step_size", step_size, "try 0.1")
         if not 0 <= jitter < 1:
             raise ValueError(f"HMC needs 0 <= jitter < 1 (the step size must stay positive), got {jitter!r}")
         if isinstance(integrator, str):
@@ -72,7 +72,7 @@ class HMC(AbstractKernel):
 
     def with_tau(self, tau: float) -> HMC:
         """A kernel of trajectory length `tau`: the number of steps that comes nearest at a step size no larger than now."""
-        _require_positive("tau", tau, "the trajectory length in molecular-dynamics time, typically 0.5 to 2")
+        require_positive("tau", tau, "the trajectory length in molecular-dynamics time, typically 0.5 to 2")
         num_steps = max(1, math.ceil(tau / float(self.step_size) * (1 - 1e-9)))
         return HMC(self.action, tau, num_steps, self.integrator, jitter=self.jitter)
 
@@ -98,8 +98,3 @@ class HMC(AbstractKernel):
         proposal = State(group.reunitarise(field)[0], action, force)
         state = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), proposal, state)
         return state, Info(acceptance, accepted, delta, finite)
-
-
-def _require_positive(name: str, value: float, advice: str) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"HMC needs a positive, finite {name} ({advice}), got {value!r}")

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 from latflow.actions.base import AbstractAction, coupling
 from latflow.actions.pseudofermion import Mass, Monomial, OddSites, Pseudofermion, monomials
 from latflow.dirac import AbstractFermion
-from latflow.kernels.base import AbstractKernel, Info, State
+from latflow.kernels.base import AbstractKernel, Info, State, require_positive
 from latflow.kernels.force_terms import AbstractForceTerm, BosonicTerm, PseudofermionTerm, Tally, doubled, force_of
 from latflow.kernels.integrators import INTEGRATORS, Integrator
 from latflow.kernels.nested import TimeScale, integrate_nested
@@ -125,12 +125,12 @@ class PseudofermionHMC(AbstractKernel):
         if sorted(map(str, named)) != sorted(map(str, terms)):
             raise ValueError(f"the levels must name each of {list(terms)} once, got {named}")
         if step_size is None:
-            _require_positive("tau", tau, "the trajectory length in molecular-dynamics time, typically 0.5 to 2")
+            require_positive("tau", tau, "the trajectory length in molecular-dynamics time, typically 0.5 to 2")
             step_size = tau / levels[0].num_steps
-        _require_positive("step_size", step_size, "try 0.1")
+        require_positive("step_size", step_size, "try 0.1")
         for name, tol in (("force_tol", force_tol), ("action_tol", action_tol)):
             if tol is not None:
-                _require_positive(name, tol, "a relative residual, typically 1e-8")
+                require_positive(name, tol, "a relative residual, typically 1e-8")
         if not 0 <= jitter < 1:
             raise ValueError(f"HMC needs 0 <= jitter < 1 (the step size must stay positive), got {jitter!r}")
         if max_iterations < 1 or history < 0:
@@ -170,7 +170,7 @@ class PseudofermionHMC(AbstractKernel):
 
     def with_tau(self, tau: float) -> PseudofermionHMC:
         """A kernel of trajectory length `tau`: the number of steps that comes nearest at a step size no larger than now."""
-        _require_positive("tau", tau, "the trajectory length in molecular-dynamics time, typically 0.5 to 2")
+        require_positive("tau", tau, "the trajectory length in molecular-dynamics time, typically 0.5 to 2")
         num_steps = max(1, math.ceil(tau / float(self.step_size) * (1 - 1e-9)))
         return PseudofermionHMC(
             self.action,
@@ -273,8 +273,3 @@ class Trajectory(NamedTuple):
     action: Float[Array, ""]
     delta: Float[Array, ""]
     tally: Tally
-
-
-def _require_positive(name: str, value: float, advice: str) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"HMC needs a positive, finite {name} ({advice}), got {value!r}")

@@ -2,7 +2,7 @@
 
 from latflow.models.density import FlowModel
 from latflow.models.prior import AbstractPrior, ExactPrior, FreeFieldPrior, HaarPrior, NormalPrior, StoredPrior
-from latflow.models.resampled import Filter, ResampledPrior, best_beta, learn_filter
+from latflow.models.resampled import Filter, ResampledPrior, best_beta, learn_filter, measured
 
 __all__ = [
     "AbstractPrior",
@@ -16,4 +16,5 @@ __all__ = [
     "StoredPrior",
     "best_beta",
     "learn_filter",
+    "measured",
 ]

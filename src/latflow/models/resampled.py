@@ -29,7 +29,8 @@ Field = Inexact[Array, "..."]
 
 
 class Filter(NamedTuple):
-    """f(x) - c = `weights` . features(x) - `offset`, and log A with its statistical error."""
+    """f(x) - c = `weights` . features(x) - `offset`, and log A with its statistical error: of the draws from which the filter
+    was learned, until `measured` replaces them."""
 
     weights: Float[np.ndarray, " features"]
     offset: float
@@ -66,13 +67,18 @@ class ResampledPrior(AbstractPrior):
         return self.draw(key, 1)[0][..., 0]
 
     def draw(self, key: PRNGKeyArray, size: int, start: Int[Array, ""] | None = None) -> tuple[Field, Float[Array, " batch"]]:
-        """Draws candidates in rounds of a fixed number until `size` of them are kept, in their order."""
+        """Draws candidates in rounds of a fixed number until `size` of them are kept, in their order.
+
+        A filter that keeps next to nothing is given up after a hundred times the candidates that A lets expect: what is missing
+        then has the density nan, and so no weight.
+        """
         candidates = max(16, min(size, 256))
+        rounds = 100 + 100 * jnp.ceil(size / candidates * jnp.exp(-self.log_acceptance))
         shapes = jax.eval_shape(lambda k: self.prior.draw(k, candidates), key)
         field = jnp.zeros((*shapes[0].shape[:-1], size), shapes[0].dtype)
 
         def unfinished(state: tuple[Any, ...]) -> Bool[Array, ""]:
-            return state[1] < size
+            return (state[1] < size) & (state[0] < rounds)
 
         def again(state: tuple[Any, ...]) -> tuple[Any, ...]:
             count, filled, field, density = state
@@ -86,7 +92,7 @@ class ResampledPrior(AbstractPrior):
             density = density.at[place].set(log_r + log_a - self.log_acceptance, mode="drop")
             return count + 1, filled + jnp.sum(kept), field, density
 
-        begin = (jnp.zeros((), jnp.int32), jnp.zeros((), int), field, jnp.zeros((size,), working_dtype()))
+        begin = (jnp.zeros((), jnp.int32), jnp.zeros((), int), field, jnp.full((size,), jnp.nan, working_dtype()))
         return jax.lax.while_loop(unfinished, again, begin)[2:]
 
 
@@ -134,6 +140,22 @@ def learn_filter(
     error = float(a.std() / mean / math.sqrt(len(a)))
     facts = {"ess_before": effective_sample_size(y), "ess": _ess(y, log_a), "acceptance": mean}
     return Filter(weights, offset, math.log(mean), error), facts
+
+
+def measured(prior: ResampledPrior, filter: Filter, key: PRNGKeyArray, size: int) -> Filter:
+    """`filter`, that of `prior`, with log A from at least `size` fresh draws of what it resamples, to which neither f nor c was
+    fitted; cheap, because nothing but the loops is evaluated."""
+    batch = min(size, 256)
+    keys = jax.random.split(key, -(-size // batch))
+    a = np.concatenate([np.asarray(_accepted(prior, k, batch), np.float64) for k in keys])
+    mean = float(a.mean())
+    error = float(a.std() / mean / math.sqrt(len(a)))
+    return filter._replace(log_acceptance=math.log(mean), log_acceptance_error=error)
+
+
+@eqx.filter_jit
+def _accepted(prior: ResampledPrior, key: PRNGKeyArray, size: int) -> Float[Array, " batch"]:
+    return jnp.exp(jax.vmap(prior.log_acceptance_of, in_axes=-1)(prior.prior.draw(key, size)[0]))
 
 
 def _cap(f: np.ndarray, acceptance: float) -> tuple[float, np.ndarray]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
-from latflow.dirac import AbstractDirac, AbstractFermion, Dirac, Schur, Spinor, dense
+from latflow.dirac import AbstractDirac, AbstractFermion, Dirac, Spinor, dense
 from latflow.groups import AbstractGroup
 from latflow.lattice import Geometry
 from latflow.observables.base import Field, Value
@@ -34,7 +34,7 @@ class FermionObservables(AbstractFamily):
 
     `sources`: "exact" inverts the dense matrix and averages over all y, O(V^3); "point" solves for all spins and colours of
     `number` sites y; "time-slice" solves for `number` random time slices with one-end noise of random phases (diluted in spin),
-    whose mean is the average over the slice (hep-lat/0603007, Sec. 3). Sites and noise are drawn from the configuration itself,
+    whose mean is the average over the slice (hep-lat/0603007). Sites and noise are drawn from the configuration itself,
     so that they differ from one to the next and the observable remains a function of the field. None: no correlator. What a
     solve by CG that does not reach `tol` (None: 1e-9, or 1e-5 in single precision) gives is nan; operators of at most
     `direct` rows are solved by dense LU.
@@ -65,7 +65,7 @@ class FermionObservables(AbstractFamily):
         elif self.sources is not None:
             found = self._stochastic(operator, _key_of(field))
         if self.sign:
-            found["det_sign"] = sign_of_determinant(operator)
+            found["det_sign"] = operator.preconditioned().determinant_sign()
         return {name: value.astype(field.real.dtype) for name, value in found.items()}
 
     def _stochastic(self, operator: Dirac, key: PRNGKeyArray) -> dict[str, Array]:
@@ -93,21 +93,20 @@ def solve(
     """D^-1 of several sources, through the even/odd complement (D itself on odd extents): by dense LU where that has at most
     `direct` rows, which is what a batch of chains wants (it would wait for its slowest CG), otherwise by CG on the normal
     equations; nan where that fails."""
-    even = not any(n % 2 for n in operator.hopping.spinor_shape[2:])
-    inner = operator.schur() if even else operator
-    rhs, odd = jax.vmap(inner.prepare)(sources) if isinstance(inner, Schur) else (sources, sources)
-    if inner.size <= direct:
-        columns = jnp.linalg.solve(inner.matrix(), rhs.reshape(len(rhs), -1).T).T
+    factor = operator.preconditioned()
+    rhs, rest = jax.vmap(factor.prepare)(sources)
+    if factor.size <= direct:
+        columns = jnp.linalg.solve(factor.matrix(), rhs.reshape(len(rhs), -1).T).T
         x = columns.reshape(rhs.shape)
     else:
         tol = tol or (1e-9 if jnp.finfo(rhs.dtype).bits == 64 else 1e-5)
 
         def iterate(b: Spinor) -> Spinor:
-            y, info = cg(inner.normal, b, tol=tol, max_iterations=max_iterations)
-            return jnp.where(info.converged, inner.adjoint(y), jnp.nan)
+            y, info = cg(factor.normal, b, tol=tol, max_iterations=max_iterations)
+            return jnp.where(info.converged, factor.adjoint(y), jnp.nan)
 
         x = jax.lax.map(iterate, rhs)
-    return jax.vmap(inner.reconstruct)(x, odd) if isinstance(inner, Schur) else x
+    return jax.vmap(factor.reconstruct)(x, rest)
 
 
 def exact_pion_and_condensate(operator: AbstractDirac) -> dict[str, Array]:
@@ -122,14 +121,6 @@ def exact_pion_and_condensate(operator: AbstractDirac) -> dict[str, Array]:
     index = (np.arange(L0)[:, None] + np.arange(L0)[None, :]) % L0
     pion = weight[jnp.asarray(index), jnp.arange(L0)[None, :]].sum(1) / volume
     return {"pion": pion, "condensate": jnp.real(jnp.trace(propagator)) / volume}
-
-
-def sign_of_determinant(operator: Dirac) -> Float[Array, ""]:
-    """The sign of det D, +1 or -1, by dense LU of the even/odd complement (of D itself on odd extents)."""
-    if any(n % 2 for n in operator.hopping.spinor_shape[2:]):
-        return jnp.sign(jnp.real(jnp.linalg.slogdet(dense(operator))[0]))
-    schur = operator.schur()
-    return jnp.sign(jnp.real(jnp.linalg.slogdet(schur.matrix())[0])) * schur.sign_rest()
 
 
 def spectrum(operator: AbstractDirac) -> Complex[Array, " size"]:

@@ -18,6 +18,7 @@ from latflow.solvers.lanczos import Extremes, Tridiagonal, condition_number, ext
 from latflow.solvers.mixed import mixed_precision_cg
 from latflow.solvers.multishift import multishift_cg
 from latflow.solvers.stochastic import LogDetEstimate, random_probes, stochastic_log_det, stochastic_log_det_surrogate
+from latflow.solvers.vectors import inner
 
 __all__ = [
     "Extremes",
@@ -31,6 +32,7 @@ __all__ = [
     "extreme_eigenvalues",
     "forecast",
     "implicit_solve",
+    "inner",
     "lanczos",
     "mixed_precision_cg",
     "multishift_cg",

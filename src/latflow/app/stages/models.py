@@ -79,7 +79,8 @@ def _source(context: Context) -> Path | None:
         raise LatflowError(
             f"train.start_from: {source} holds no trained model", "name a run directory, relative to where latflow is run"
         )
-    lines = differences(_transferable(read_description(directory)), _transferable(made_for(context)))
+    ours = _transferable(context.config.model_dump(mode="json", exclude_none=True))
+    lines = differences(_transferable(read_description(directory)), ours)
     if lines:
         raise MismatchError(
             f"train.start_from: the model in {directory} cannot be used here: " + "; ".join(lines),

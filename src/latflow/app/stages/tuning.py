@@ -23,11 +23,12 @@ from latflow.flows import Identity
 from latflow.io.atomic import write_text
 from latflow.io.ensemble import EnsembleFile
 from latflow.loops.features import features_of
-from latflow.models import Filter, FlowModel, best_beta, learn_filter
+from latflow.models import Filter, FlowModel, ResampledPrior, best_beta, learn_filter, measured
 from latflow.samplers import draw_proposals, log_weights
 
 # Configurations per round of the search for the coupling, and rounds.
 _ROUND, _ROUNDS = 512, 3
+_FRESH = 16384  # draws from which the share that the filter keeps is measured: this is the error of log Z
 _CLOSE = 0.02  # relative; nearer than this the ESS is flat
 
 
@@ -167,6 +168,10 @@ def _learn(context: Context, config: ExactPrior, beta: float, timer: Any) -> tup
     with EnsembleFile.open(run.prior) as file:
         found = file.read("measurements/features"), log_weights(file)
     filter, quality = learn_filter(*found, config.acceptance)
+    resampled = build.exact_prior(context.config, beta, filter)
+    assert isinstance(resampled, ResampledPrior)
+    fresh = jax.random.fold_in(context.key("prior"), 2)
+    filter = measured(resampled, filter, fresh, max(config.learn, _FRESH))
     context.output.note(
         f"prior     ESS {quality['ess_before']:.2f} as it is, {quality['ess']:.2f} of the {quality['acceptance']:.0%} that the "
         "learned filter keeps"
