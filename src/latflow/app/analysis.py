@@ -26,10 +26,22 @@ from latflow.io.atomic import write_text
 from latflow.io.ensemble import EnsembleFile
 from latflow.observables import derived
 from latflow.samplers import log_weights
-from latflow.statistics import Estimate, derived_observable, ess_with_error, log_z, normalised_weights, observable, summary
+from latflow.statistics import (
+    Estimate,
+    derived_observable,
+    ess_of_draws,
+    ess_with_error,
+    fit_draws,
+    log_z,
+    normalised_weights,
+    observable,
+    summary,
+)
+from latflow.statistics.draws import averaged
 
 _EXPORTED_BINS = 1024
 _FEWEST = 100.0  # effective proposals below which an error estimate is itself unreliable
+_HEAVY = 0.1  # share of the weight that a single proposal should not carry
 _MOST_AUDIT = 1e-2  # nats between log q forward and backward, the default of sample.max_audit
 _INDEPENDENT = 0.0  # the window parameter that declares draws independent
 _GAMMA = 2.0  # that of Wolff's Eq. (51) otherwise
@@ -61,6 +73,8 @@ def weights_summary(file: EnsembleFile, action: AbstractAction) -> dict[str, Any
         # the normalisation of a resampled prior is an estimate itself
         error = math.hypot(error, tuned["log_acceptance_error"])
         extra["tuned_prior"] = tuned
+    if "log_det_estimates" in file.columns:
+        extra["pseudofermions"] = _pseudofermions(file, log_weight)
     unusable = int(np.sum(np.isneginf(log_weight)))
     audit = float(file.read("audit").max()) if "audit" in file.columns else None
     return plain(
@@ -70,12 +84,38 @@ def weights_summary(file: EnsembleFile, action: AbstractAction) -> dict[str, Any
             "acceptance": float(file.read("accepted").mean()),
             "log_z": {"value": value, "error": error, "exact": known},
             **extra,
-            "warnings": list(_warnings(ess * log_weight.size, log_weight.size, unusable, audit)),
+            "warnings": list(_warnings(ess * log_weight.size, log_weight, unusable, audit)),
         }
     )
 
 
-def _warnings(effective: float, proposals: int, unusable: int, audit: float | None) -> Iterator[str]:
+def _pseudofermions(file: EnsembleFile, log_weight: np.ndarray) -> dict[str, Any]:
+    """Of a joint ensemble: ESS as a function of the number of draws with the fit of Eq. (45) of 2207.08945, the marginal ESS
+    where the exact determinants were computed, failed solves, and the iterations they took."""
+    estimates, log_q = file.read("log_det_estimates"), file.read("log_q")
+    rest = log_weight - np.nan_to_num(averaged(estimates, np.arange(estimates.shape[2])), nan=0.0)
+    curve, iterations = ess_of_draws(rest, estimates), file.read("iterations")
+    fit = fit_draws(curve)
+    found: dict[str, Any] = {
+        "draws": estimates.shape[2],
+        "monomials": estimates.shape[1],
+        "curve": [point._asdict() for point in curve],
+        "fit": None if fit is None else fit._asdict(),
+        "failed": int(np.sum(~np.isfinite(estimates))),
+        "iterations": {"mean": float(iterations.mean()), "largest": int(iterations.max())},
+        "heaviest": float(normalised_weights(log_weight).max() / log_weight.size),
+    }
+    if "marginal_action" in file.columns:
+        exact = usable(-file.read("marginal_action") - log_q)
+        value, error = ess_with_error(exact)
+        found["marginal_ess"] = {"value": value, "error": error}
+    return found
+
+
+def _warnings(effective: float, log_weight: np.ndarray, unusable: int, audit: float | None) -> Iterator[str]:
+    proposals = log_weight.size
+    if (heaviest := normalised_weights(log_weight).max() / proposals) > _HEAVY:
+        yield f"one of {proposals} proposals carries {heaviest:.0%} of the weight: the effective sample size cannot be trusted"
     if effective < _FEWEST:
         yield (
             f"only {effective:.1f} of {proposals} proposals are effective: neither values nor errors of the flow can be "
@@ -185,7 +225,8 @@ def summarise_baseline(
     with EnsembleFile.open(baseline) as file, _explained():
         reference = baseline_chain(file, config, action)
         facts = _chain_facts(file, config.baseline.kind)
-    known = build.known_values(action, tuple(reference.estimates))
+    solved = config.fermions.kind == "none"  # `action` is that of the bosons alone
+    known = build.known_values(action, tuple(reference.estimates)) if solved else {}
     rows = {
         name: {"exact": known.get(name), "baseline": columns(e, "value", "error", "tau_int")}
         for name, e in reference.estimates.items()

@@ -10,20 +10,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from latflow.actions import AbstractAction, Determinant, Phi4, WilsonGauge
+from latflow.actions import AbstractAction, Determinant, Monomial, Phi4, WilsonGauge, monomials
+from latflow.actions.determinant import matrix_size
 from latflow.app.config import Config
 from latflow.app.config import baseline as cb
 from latflow.app.config import fermions as cd
 from latflow.app.config import flow as cf
 from latflow.app.config import prior as cp
+from latflow.app.config import pseudofermions as cq
 from latflow.app.config import theory as ct
 from latflow.dirac import AbstractFermion, StaggeredYukawa, WilsonFermion, WilsonYukawa
 from latflow.errors import LatflowError
 from latflow.exact import FreeField, TorusSUNSampler, TorusU1Sampler, exact_values
 from latflow.flows import (
     AbstractBijection,
+    AbstractConditional,
     ContinuousFlow,
     Identity,
+    IdentityConditional,
+    IncompleteFactor,
+    Product,
+    PseudofermionFlow,
     ResidualSweep,
     Scan,
     SUNLoopTerms,
@@ -43,10 +50,16 @@ from latflow.models import (
     FlowModel,
     FreeFieldPrior,
     HaarPrior,
+    JointModel,
+    JointTarget,
+    Model,
     NormalPrior,
     ResampledPrior,
     StoredPrior,
 )
+from latflow.nets import PlaquetteContext
+
+_AFFORDABLE = 512  # rows of a matrix whose determinant is computed for comparison without being asked for
 
 REAL = {"single": jnp.float32, "double": jnp.float64}
 COMPLEX = {"single": jnp.complex64, "double": jnp.complex128}
@@ -255,20 +268,96 @@ def build_action(config: Config) -> AbstractAction:
     return boson if fermion is None else boson + Determinant(fermion, config.fermions.flavours)  # type: ignore[union-attr]
 
 
-def build_model(config: Config, stored: Any = None) -> FlowModel:
-    """The untrained flow on its prior; parameters depend on the seed. `stored` is what a prior needs that was prepared: the
-    configurations (n, *field) of an ensemble, the coupling and filter of a tuned one. Raises LatflowError for a flow that does
-    not fit."""
+def build_target(config: Config, training: bool = False) -> JointTarget | None:
+    """What a joint model is weighed against, or trained towards; None without [pseudofermions]."""
+    chosen, fermion = config.pseudofermions, build_fermion(config)
+    if isinstance(chosen, cq.NoPseudofermions) or fermion is None:
+        return None
+    regulator = chosen.regulator if training else 0.0
+    draws = chosen.train_draws if training else 1 if chosen.draws == "auto" else chosen.draws
+    tol = chosen.tol or {"single": 1e-5, "double": 1e-8}[config.precision]
+    factors = monomials(fermion, chosen.hasenbusch, regulator=regulator, even_odd=chosen.even_odd)
+    return JointTarget(build_boson(config), factors, draws, chosen.arrangement, tol, chosen.max_iterations)
+
+
+def has_exact_determinant(config: Config) -> bool:
+    """Whether the exact determinant is computed beside the estimated one."""
+    chosen, fermion = config.pseudofermions, build_fermion(config)
+    if isinstance(chosen, cq.NoPseudofermions) or fermion is None:
+        return False
+    return matrix_size(fermion) <= _AFFORDABLE if chosen.marginal is None else chosen.marginal
+
+
+def _network(chosen: Any, at: Setting, fermion: AbstractFermion, monomial: Monomial, channels: int, key: PRNGKeyArray) -> Any:
+    layers = PseudofermionFlow(
+        fermion.group,
+        at.geometry,
+        channels,
+        chosen.layers,
+        key=key,
+        partition=chosen.partition,
+        even_odd=chosen.even_odd,
+        n_pt=chosen.n_pt,
+        H=chosen.features,
+        kernel_size=chosen.kernel_size,
+        boundary=fermion.boundary,  # type: ignore[attr-defined]
+        gain=chosen.gain,
+        bias_std=chosen.bias_std,
+        rematerialise=chosen.remat,
+        dtype=at.real_dtype,
+    )
+    return layers if chosen.reach is None else Product((_factor(chosen, monomial), layers))
+
+
+def _factor(chosen: Any, monomial: Monomial) -> IncompleteFactor:
+    return IncompleteFactor(monomial, None if chosen.reach == "complete" else chosen.reach, chosen.order)
+
+
+# (section, setting, fermion, monomial, channels of the trunk, key) -> the conditional of that monomial
+CONDITIONALS: dict[type, Callable[..., AbstractConditional]] = {
+    cq.Plain: lambda chosen, at, fermion, monomial, channels, key: IdentityConditional(fermion, chosen.even_odd),
+    cq.Factorised: lambda chosen, at, fermion, monomial, channels, key: _factor(chosen, monomial),
+    cq.Network: _network,
+}
+
+
+def _joint(config: Config, marginal: FlowModel, at: Setting) -> Model:
+    chosen, target = config.pseudofermions, build_target(config)
+    if isinstance(chosen, cq.NoPseudofermions) or target is None:
+        return marginal
+    key, trunk = jax.random.fold_in(jax.random.key(config.seed), 1), None
+    if isinstance(chosen, cq.Network):
+        options: dict[str, Any] = {"coordinates": chosen.coordinates, "kernel_size": chosen.kernel_size}
+        options |= {"gain": chosen.gain, "bias_std": chosen.bias_std, "dtype": at.real_dtype}
+        trunk = PlaquetteContext(target.group, at.geometry, chosen.hidden, key=jax.random.fold_in(key, 0), **options)
+    build, channels = CONDITIONALS[type(chosen)], 0 if trunk is None else trunk.channels
+    conditionals = tuple(
+        build(chosen, at, monomial.fermion, monomial, channels, jax.random.fold_in(key, i + 1))
+        for i, monomial in enumerate(target.monomials)
+    )
+    trainable = bool(jax.tree.leaves(marginal.partition()[0]))
+    stage = config.train.stage if trainable else "conditional"
+    return JointModel(marginal, trunk, conditionals, stage)
+
+
+def build_model(config: Config, stored: Any = None) -> Model:
+    """The untrained flow on its prior, with the conditional flows of [pseudofermions]; parameters depend on the seed. `stored`
+    is what a prior needs that was prepared: the configurations (n, *field) of an ensemble, the coupling and filter of a tuned
+    one. Raises LatflowError for a flow that does not fit."""
     at = setting(config, stored)
     prior = PRIORS[type(config.prior)](config.prior, at, build_boson(config))
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     try:
-        return FlowModel(prior, FLOWS[type(config.flow)](config.flow, at, key))
+        marginal = FlowModel(prior, FLOWS[type(config.flow)](config.flow, at, key))
     except ValueError as error:
         raise LatflowError(f"the {config.flow.kind} flow cannot be built: {error}") from error
+    try:
+        return _joint(config, marginal, at)
+    except ValueError as error:
+        raise LatflowError(f"the {config.pseudofermions.kind} pseudofermions cannot be built: {error}") from error
 
 
-def build_target(config: Config, action: AbstractAction) -> AbstractPrior | None:
+def exact_samples(config: Config, action: AbstractAction) -> AbstractPrior | None:
     """Exact samples of the theory itself, where it is solved; None elsewhere."""
     solved = config.theory.has_exact_samples and isinstance(config.fermions, cd.NoFermions)
     return _exact_samples(action, setting(config)) if solved else None

@@ -56,6 +56,7 @@ class RunDirectory:
         self.config_file = path / "config.toml"
         self.prior = path / "prior.h5"
         self.tuned_prior = path / "prior.json"
+        self.draws = path / "draws.json"
         self.training_log = path / "train.jsonl"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"

@@ -12,6 +12,7 @@ with a fermion determinant, one configuration that is worth its determinant is f
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -142,12 +143,21 @@ def learn_filter(
     return Filter(weights, offset, math.log(mean), error), facts
 
 
-def measured(prior: ResampledPrior, filter: Filter, key: PRNGKeyArray, size: int) -> Filter:
+def measured(
+    prior: ResampledPrior,
+    filter: Filter,
+    key: PRNGKeyArray,
+    size: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> Filter:
     """`filter`, that of `prior`, with log A from at least `size` fresh draws of what it resamples, to which neither f nor c was
-    fitted; cheap, because nothing but the loops is evaluated."""
-    batch = min(size, 256)
-    keys = jax.random.split(key, -(-size // batch))
-    a = np.concatenate([np.asarray(_accepted(prior, k, batch), np.float64) for k in keys])
+    fitted; nothing but the loops is evaluated. `on_progress` gets the number of draws made, and may raise to stop."""
+    batch, drawn = min(size, 256), []
+    for k in jax.random.split(key, -(-size // batch)):
+        drawn.append(np.asarray(_accepted(prior, k, batch), np.float64))
+        if on_progress is not None:
+            on_progress(batch * len(drawn))
+    a = np.concatenate(drawn)
     mean = float(a.mean())
     error = float(a.std() / mean / math.sqrt(len(a)))
     return filter._replace(log_acceptance=math.log(mean), log_acceptance_error=error)

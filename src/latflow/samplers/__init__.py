@@ -2,7 +2,7 @@
 
 from latflow.samplers.chain import ChainSummary, run_chain
 from latflow.samplers.metropolis import MetropolisChain, Position, count_unusable, independence_metropolis
-from latflow.samplers.proposals import ProposalSummary, draw_proposals, log_weights
+from latflow.samplers.proposals import ProposalSummary, draw_proposals, log_weights, weigh_proposals
 
 __all__ = [
     "ChainSummary",
@@ -14,4 +14,5 @@ __all__ = [
     "independence_metropolis",
     "log_weights",
     "run_chain",
+    "weigh_proposals",
 ]

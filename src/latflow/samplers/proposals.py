@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Inexact, Int, PRNGKeyArray
 
 from latflow import interrupt
 from latflow.actions.base import AbstractAction
@@ -18,12 +18,18 @@ from latflow.errors import LatflowError
 from latflow.flows import needs_audit
 from latflow.interrupt import StopRequested
 from latflow.io.ensemble import EnsembleFile
-from latflow.models import FlowModel
+from latflow.models import JointModel, JointTarget, Model, log_estimate, weigh
 from latflow.samplers.measured import Observable, measured
 from latflow.samplers.metropolis import Position, independence_metropolis
 
 Progress = Callable[[int, int], None]
-_DOUBLE = ("log_q", "action", "log_weight_prior")  # float64 in the file, whatever JAX computes in
+_DOUBLE = (
+    "log_q",
+    "action",
+    "log_weight_prior",
+    "marginal_action",
+    "log_det_estimates",
+)  # float64 in the file, whatever JAX computes in
 
 
 class ProposalSummary(NamedTuple):
@@ -35,7 +41,7 @@ class ProposalSummary(NamedTuple):
 
 
 def draw_proposals(
-    model: FlowModel,
+    model: Model,
     action: AbstractAction,
     observables: Mapping[str, Observable],
     path: Path | str,
@@ -47,6 +53,7 @@ def draw_proposals(
     metadata: Any = None,
     save_configurations: bool = False,
     max_audit: float | None = None,
+    marginal: AbstractAction | None = None,
     on_progress: Progress | None = None,
     stop: StopRequested | None = None,
 ) -> ProposalSummary:
@@ -60,6 +67,11 @@ def draw_proposals(
     uninterrupted file agree bit for bit. `theory` and `metadata` are stored as JSON. A prior that holds an ensemble adds
     `log_weight_prior`, -S - log r of its configurations: what reweighting without the flow would use.
 
+    For a joint model and its `JointTarget` as `action` the column `action` is S_b - sum_i log (estimate of det C_i^-1), so that
+    all that follows is pseudo-marginal: the estimate stays with its configuration. `log_det_estimates` (monomials, draws) are
+    those of the single draws and `iterations` (monomials,) the conjugate gradient iterations of the slowest. With `marginal`,
+    the action with the exact determinant, `marginal_action` tells what many draws would come to.
+
     Raises MismatchError if the file is of another theory, key, batch size or set of columns, Interrupted (after saving) if
     `stop` is set, FileError for problems with the file, LatflowError if the model proposes nothing usable or fails its audit.
     """
@@ -69,10 +81,10 @@ def draw_proposals(
             "each may be used once: enlarge that ensemble, or ask for fewer samples",
         )
     draw_key, accept_key = jax.random.split(key)
-    draw = eqx.Partial(_draw, model, action, dict(observables), size=batch_size, with_fields=save_configurations)
+    draw = eqx.Partial(_draw, model, action, dict(observables), marginal, size=batch_size, with_fields=save_configurations)
     shapes = eqx.filter_eval_shape(draw, draw_key, jnp.zeros((), jnp.int32))
     columns = {name: (leaf.shape[1:], leaf.dtype) for name, leaf in shapes.items()}
-    columns |= {name: ((), np.float64) for name in _DOUBLE if name in shapes}
+    columns |= {name: (shapes[name].shape[1:], np.float64) for name in _DOUBLE if name in shapes}
     columns |= {"chain_index": ((), np.int64), "accepted": ((), bool)}
     settings = {"batch_size": batch_size, "key": np.asarray(jax.random.key_data(key)).tolist()}
     with EnsembleFile.open_or_create(
@@ -119,11 +131,45 @@ def log_weights(file: EnsembleFile) -> np.ndarray:
     return -file.read("action") - file.read("log_q")
 
 
+def weigh_proposals(
+    model: Model,
+    action: AbstractAction,
+    key: PRNGKeyArray,
+    size: int,
+    *,
+    marginal: AbstractAction | None = None,
+    batch_size: int = 256,
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """Log weights (float64) of at least `size` proposals that are not kept: {"joint": ...} of a joint model with "marginal"
+    those with the exact determinant if that action is given, {"marginal": ...} alone of another model."""
+    batch, rows = min(size, batch_size), []
+    for i in range(-(-size // batch)):
+        here, start = jax.random.fold_in(key, i), jnp.asarray(i * batch, jnp.int32)
+        rows.append(_draw(model, action, {}, marginal, here, start, size=batch, with_fields=False))
+    joined = {name: np.concatenate([np.asarray(row[name], np.float64) for row in rows]) for name in rows[0]}
+    found = {"joint" if isinstance(model, JointModel) else "marginal": -joined["action"] - joined["log_q"]}
+    return found if marginal is None else {**found, "marginal": -joined["marginal_action"] - joined["log_q"]}
+
+
+def draw_batch(
+    model: Model,
+    action: AbstractAction,
+    observables: Mapping[str, Observable],
+    key: PRNGKeyArray,
+    start: int,
+    size: int,
+) -> dict[str, Array]:
+    """The columns of one batch, as `draw_proposals` writes them, computed to the end."""
+    found = _draw(model, action, dict(observables), None, key, jnp.asarray(start, jnp.int32), size=size, with_fields=False)
+    return jax.block_until_ready(found)
+
+
 @eqx.filter_jit
 def _draw(
-    model: FlowModel,
+    model: Model,
     action: AbstractAction,
     observables: dict[str, Observable],
+    marginal: AbstractAction | None,
     key: PRNGKeyArray,
     start: Int[Array, ""],
     *,
@@ -132,12 +178,28 @@ def _draw(
 ) -> dict[str, Array]:
     fields, log_q = model.draw(key, size, start=start)
     audit = {"audit": jnp.abs(log_q - model.log_q_of(fields))} if needs_audit(model.bijection) else {}
-    out = {**audit, "log_q": log_q, "action": jax.vmap(action, in_axes=-1)(fields)}
+    out = {**audit, "log_q": log_q, **_weighed(model, action, key, fields)}
+    if marginal is not None:
+        out["marginal_action"] = jax.vmap(marginal, in_axes=-1)(fields)
     if model.prior.limit is not None:
         stored, log_r = model.prior.draw(key, size, start)
-        out["log_weight_prior"] = -jax.vmap(action, in_axes=-1)(stored) - log_r
+        out["log_weight_prior"] = -_weighed(model, action, key, stored)["action"] - log_r
     out |= measured(observables, fields)
     return {**out, "configurations": jnp.moveaxis(fields, -1, 0)} if with_fields else out
+
+
+def _weighed(model: Model, action: AbstractAction, key: PRNGKeyArray, fields: Inexact[Array, "..."]) -> dict[str, Array]:
+    """The action of a batch, axis last; with pseudofermions drawn for it, if the model is a joint one."""
+    if not isinstance(model, JointModel) or not isinstance(action, JointTarget):
+        return {"action": jax.vmap(action, in_axes=-1)(fields)}
+    keys = jax.random.split(jax.random.fold_in(key, 1), fields.shape[-1])
+    found = jax.vmap(lambda key, field: weigh(model, action, key, field), in_axes=(0, -1))(keys, fields)
+    boson = jax.vmap(action.without_pseudofermions, in_axes=-1)(fields)
+    return {
+        "action": boson - jax.vmap(log_estimate)(found.log_weight),
+        "log_det_estimates": found.log_weight,
+        "iterations": jnp.max(found.iterations, axis=2),
+    }
 
 
 def _position(file: EnsembleFile) -> Position:

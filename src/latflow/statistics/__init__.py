@@ -1,5 +1,6 @@
 """Weights and effective sample sizes, the bridge to pyerrors, resampling."""
 
+from latflow.statistics.draws import DrawsFit, DrawsPoint, best_number, ess_of_draws, fit_draws
 from latflow.statistics.gamma import (
     UNDEFINED,
     Estimate,
@@ -16,16 +17,21 @@ from latflow.statistics.weights import effective_sample_size, ess_with_error, lo
 
 __all__ = [
     "UNDEFINED",
+    "DrawsFit",
+    "DrawsPoint",
     "Estimate",
     "Histogram",
     "autocorrelation",
+    "best_number",
     "bootstrap",
     "derived",
     "derived_observable",
     "effective_sample_size",
     "effective_sample_size_traced",
+    "ess_of_draws",
     "ess_with_error",
     "estimate",
+    "fit_draws",
     "histogram",
     "integrated_time",
     "log_mean_exp",

@@ -17,8 +17,9 @@ from jaxtyping import PRNGKeyArray
 from latflow.actions import AbstractAction
 from latflow.errors import LatflowError, MismatchError
 from latflow.io.checkpoints import Checkpoints
-from latflow.models import AbstractPrior, FlowModel
+from latflow.models import AbstractPrior, JointModel, JointTarget, Model
 from latflow.statistics.weights import effective_sample_size, log_z
+from latflow.training.joint_losses import joint_reverse_kl, marginal_with_probes
 from latflow.training.losses import Loss, forward_kl, path_reverse_kl, plain_reverse_kl, prior_variance, score_reverse_kl
 from latflow.training.settings import TrainSettings
 from latflow.training.step import StepInfo, TrainState, initial_state, make_step
@@ -31,7 +32,7 @@ class TrainingDiverged(LatflowError):
 class TrainResult(NamedTuple):
     """`steps` done in all, `skipped` of them; `interrupted` if `should_stop` ended the run early; `seconds` in this call."""
 
-    model: FlowModel
+    model: Model
     history: list[dict[str, Any]]
     steps: int
     skipped: int
@@ -57,8 +58,17 @@ def make_loss(settings: TrainSettings, target: AbstractPrior | None = None) -> L
     raise ValueError(f'unknown estimator {settings.estimator!r}; choose "path", "plain", "score", "variance" or "forward"')
 
 
+def _loss(model: Model, action: AbstractAction, settings: TrainSettings, target: AbstractPrior | None) -> Loss:
+    if not isinstance(model, JointModel):
+        return make_loss(settings, target)
+    if model.stage != "marginal":
+        return joint_reverse_kl(settings.batch_size, settings.estimator)
+    loss = make_loss(settings, target)
+    return marginal_with_probes(loss) if isinstance(action, JointTarget) else loss
+
+
 def fit(
-    model: FlowModel,
+    model: Model,
     action: AbstractAction,
     settings: TrainSettings,
     key: PRNGKeyArray,
@@ -67,8 +77,13 @@ def fit(
     on_log: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     target: AbstractPrior | None = None,
+    evaluate: Callable[[Model, int], dict[str, Any]] | None = None,
 ) -> TrainResult:
     """Train `model` towards exp(-action).
+
+    A `JointModel` is trained towards a `JointTarget`, as far as its stage says; in the stage "marginal" the action may be that
+    with the exact determinant, and with a `JointTarget` the gradient of the determinant is estimated with noise.
+    `evaluate`, of (model, step), adds to every line of the log what a closer look at the model gives.
 
     With `directory`, the run resumes from the last checkpoint there and saves one every `checkpoint_every` steps and at the
     end. `on_log` gets {"step", "seconds", "seconds_per_step", "loss", "ess", "acceptance", "grad_norm", "learning_rate",
@@ -80,7 +95,7 @@ def fit(
         raise ValueError("only actions with a coupling `beta` can be annealed")
     parameters, rest = model.partition()
     state = initial_state(parameters, settings)
-    step = make_step(rest, action, settings, make_loss(settings, target))
+    step = make_step(rest, action, settings, _loss(model, action, settings, target))
     checkpoints = Checkpoints(directory) if directory is not None else None
     start = 0
     if checkpoints is not None and checkpoints.latest() is not None:
@@ -100,7 +115,8 @@ def fit(
         log.add(info)
         done = i + 1
         if done % settings.log_every == 0 or done == settings.steps:
-            log.write(done, state)
+            extra = {} if evaluate is None else evaluate(eqx.combine(state.parameters, rest), done)
+            log.write(done, state, extra)
             _check(state, settings, checkpoints, done)
         if should_stop is not None and should_stop() and done < settings.steps:
             interrupted = True
@@ -141,7 +157,7 @@ class _Log:
     def add(self, info: StepInfo) -> None:
         self.pending.append(info)
 
-    def write(self, done: int, state: TrainState) -> None:
+    def write(self, done: int, state: TrainState, extra: dict[str, Any]) -> None:
         infos = jax.device_get(self.pending)
         self.pending = []
         now = time.monotonic()
@@ -161,6 +177,7 @@ class _Log:
             "learning_rate": float(np.asarray(self.rate(done - 1))),
             "skipped": int(state.skipped),
             "coupling": _finite(infos[-1].coupling),
+            **extra,
         }
         self.last = now
         self.history.append(line)

@@ -28,10 +28,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from latflow.actions import AbstractAction
-from latflow.models import AbstractPrior, FlowModel
+from latflow.models import AbstractPrior, Model
 
 LossValue = tuple[Float[Array, ""], Float[Array, " batch"]]
-Loss = Callable[[FlowModel, FlowModel, AbstractAction, PRNGKeyArray], LossValue]
+Loss = Callable[..., LossValue]  # (parameters, rest, action, key), of a flow model or a joint one
 
 # Inside a step the batch is the last, contiguous axis; see FlowModel.
 _LAST = -1
@@ -40,7 +40,7 @@ _LAST = -1
 def plain_reverse_kl(size: int) -> Loss:
     """E_q[log q + S] over `size` draws, differentiated through both terms."""
 
-    def loss(parameters: FlowModel, rest: FlowModel, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
+    def loss(parameters: Model, rest: Model, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
         y, log_q = eqx.combine(parameters, rest).draw(key, size)
         log_weight = -jax.vmap(action, in_axes=_LAST)(y) - log_q
         return -jnp.mean(log_weight), log_weight
@@ -51,7 +51,7 @@ def plain_reverse_kl(size: int) -> Loss:
 def path_reverse_kl(size: int) -> Loss:
     """The same value with the path gradient: log q is evaluated by the inverse with parameters held fixed."""
 
-    def loss(parameters: FlowModel, rest: FlowModel, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
+    def loss(parameters: Model, rest: Model, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
         y, log_q = eqx.combine(parameters, rest).draw(key, size)
         fixed = eqx.combine(jax.lax.stop_gradient(parameters), rest)
 
@@ -74,7 +74,7 @@ def score_reverse_kl(size: int) -> Loss:
     control variate, which the divisor size - 1 keeps unbiased.
     """
 
-    def loss(parameters: FlowModel, rest: FlowModel, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
+    def loss(parameters: Model, rest: Model, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
         y, log_q = jax.lax.stop_gradient(eqx.combine(jax.lax.stop_gradient(parameters), rest).draw(key, size))
         log_weight = -jax.vmap(action, in_axes=_LAST)(y) - log_q
         mean = jnp.mean(log_weight)
@@ -89,7 +89,7 @@ def prior_variance(size: int) -> Loss:
     """Half the variance of log w = -S(f(z)) - log r(z) + log det over `size` draws z of the prior; a trainable prior is not
     trained by it."""
 
-    def loss(parameters: FlowModel, rest: FlowModel, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
+    def loss(parameters: Model, rest: Model, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
         model = eqx.combine(parameters, rest)
         z, log_r = jax.lax.stop_gradient(model.prior.draw(key, size))
         y, log_det = model.bijection.forward_batch(z)
@@ -102,7 +102,7 @@ def prior_variance(size: int) -> Loss:
 def forward_kl(size: int, target: AbstractPrior) -> Loss:
     """-E_p[log q] over `size` exact draws of the target; the log weights are those of the target's draws."""
 
-    def loss(parameters: FlowModel, rest: FlowModel, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
+    def loss(parameters: Model, rest: Model, action: AbstractAction, key: PRNGKeyArray) -> LossValue:
         y = jax.vmap(target.sample, out_axes=_LAST)(jax.random.split(key, size))
         log_q = eqx.combine(parameters, rest).log_q_of(y)
         log_weight = jax.lax.stop_gradient(-jax.vmap(action, in_axes=_LAST)(y) - log_q)

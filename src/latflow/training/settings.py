@@ -18,6 +18,7 @@ class TrainSettings:
     `optimizer = "gauss-newton"` solves the least squares of "variance" directly, for models of few parameters; of the settings
     below only `batch_size`, `steps` and `damping` (relative, of Levenberg and Marquardt) concern it.
     `anneal_from`, `anneal_steps`: the coupling beta of the action moves linearly from `anneal_from` to its value.
+    `epsilon`: that of Adam, added to the root of the second moment.
     `max_bad_steps`: consecutive steps with a non-finite loss or gradient (each is skipped) after which training stops.
     """
 
@@ -39,6 +40,7 @@ class TrainSettings:
     log_every: int = 10
     checkpoint_every: int = 100
     max_bad_steps: int = 20
+    epsilon: float = 1e-8
 
     def learning_rate_schedule(self) -> optax.Schedule:
         """Linear warm-up from zero, then constant, cosine decay to zero, or a step decay by `decay_factor`."""
@@ -62,5 +64,10 @@ class TrainSettings:
         if self.clip_value is not None:
             parts.append(optax.clip(self.clip_value))
         rate = self.learning_rate_schedule()
-        parts.append(optax.adam(rate) if self.optimizer == "adam" else optax.adamw(rate, weight_decay=self.weight_decay))
+        parts.append(self._adam(rate))
         return optax.chain(*parts)
+
+    def _adam(self, rate: optax.Schedule) -> optax.GradientTransformation:
+        if self.optimizer == "adam":
+            return optax.adam(rate, eps=self.epsilon)
+        return optax.adamw(rate, eps=self.epsilon, weight_decay=self.weight_decay)

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from latflow.actions import AbstractAction
-from latflow.models import FlowModel
+from latflow.models import Model
 from latflow.training.losses import Loss
 from latflow.training.settings import TrainSettings
 
@@ -21,7 +21,7 @@ from latflow.training.settings import TrainSettings
 class TrainState(NamedTuple):
     """What a checkpoint holds. `skipped` counts bad steps in all, `bad_run` those since the last good one."""
 
-    parameters: FlowModel
+    parameters: Model
     optimiser: Any
     step: Int[Array, ""]
     skipped: Int[Array, ""]
@@ -35,7 +35,7 @@ class StepInfo(NamedTuple):
     log_weight: Float[Array, " batch"]
 
 
-def initial_state(parameters: FlowModel, settings: TrainSettings) -> TrainState:
+def initial_state(parameters: Model, settings: TrainSettings) -> TrainState:
     # Three buffers, not one three times: the state is donated to the step.
     counters = [jnp.zeros((), jnp.int32) for _ in range(3)]
     moments = () if settings.optimizer == "gauss-newton" else settings.optimiser().init(eqx.filter(parameters, eqx.is_array))
@@ -56,17 +56,17 @@ def annealed(action: AbstractAction, settings: TrainSettings, step: Int[Array, "
 
 
 # (state, rest, action, key) -> (parameters, moments, loss, norm of the gradient, log weights)
-Advance = Callable[[TrainState, FlowModel, AbstractAction, PRNGKeyArray], tuple[FlowModel, Any, Array, Array, Array]]
+Advance = Callable[[TrainState, Model, AbstractAction, PRNGKeyArray], tuple[Model, Any, Array, Array, Array]]
 
 
 def _descent(settings: TrainSettings, loss: Loss) -> Advance:
     optimiser = settings.optimiser()
 
-    def advance(state: TrainState, rest: FlowModel, action: AbstractAction, key: PRNGKeyArray):
+    def advance(state: TrainState, rest: Model, action: AbstractAction, key: PRNGKeyArray):
         (value, log_weight), gradient = jax.value_and_grad(loss, has_aux=True)(state.parameters, rest, action, key)
         # Optax takes any pytree; its annotations know fewer.
         updates, moments = optimiser.update(gradient, state.optimiser, state.parameters)  # type: ignore[arg-type]
-        parameters: FlowModel = optax.apply_updates(state.parameters, updates)  # type: ignore
+        parameters: Model = optax.apply_updates(state.parameters, updates)  # type: ignore
         return parameters, moments, value, optax.tree.norm(gradient), log_weight
 
     return advance
@@ -81,7 +81,7 @@ def _gauss_newton(settings: TrainSettings) -> Advance:
     three steps end at the minimum, where Adam takes hundreds. One draw at a time, for a Jacobian with few columns.
     """
 
-    def advance(state: TrainState, rest: FlowModel, action: AbstractAction, key: PRNGKeyArray):
+    def advance(state: TrainState, rest: Model, action: AbstractAction, key: PRNGKeyArray):
         flat, unravel = jax.flatten_util.ravel_pytree(state.parameters)
         z, log_r = rest.prior.draw(key, settings.batch_size)
 
@@ -106,14 +106,14 @@ def _gauss_newton(settings: TrainSettings) -> Advance:
 
 
 def make_step(
-    rest: FlowModel, action: AbstractAction, settings: TrainSettings, loss: Loss
+    rest: Model, action: AbstractAction, settings: TrainSettings, loss: Loss
 ) -> Callable[[TrainState, PRNGKeyArray], tuple[TrainState, StepInfo]]:
     """The jitted step. The key of step i is fold_in(key, i), so that a resumed run repeats an uninterrupted one."""
     advance = _gauss_newton(settings) if settings.optimizer == "gauss-newton" else _descent(settings, loss)
     # an argument of the program, not a constant in it: a stored prior may hold gigabytes
     arrays, structure = eqx.partition(rest, eqx.is_array)
 
-    def step(state: TrainState, key: PRNGKeyArray, arrays: FlowModel) -> tuple[TrainState, StepInfo]:
+    def step(state: TrainState, key: PRNGKeyArray, arrays: Model) -> tuple[TrainState, StepInfo]:
         rest = eqx.combine(arrays, structure)
         now, coupling = annealed(action, settings, state.step)
         key = jax.random.fold_in(key, state.step)

@@ -12,6 +12,7 @@ from latflow.app.config.baseline import Baseline
 from latflow.app.config.fermions import Fermions, NoFermions
 from latflow.app.config.flow import Flow
 from latflow.app.config.prior import Prior, default_prior
+from latflow.app.config.pseudofermions import NoPseudofermions, Pseudofermions
 from latflow.app.config.sample import Measure, Sample
 from latflow.app.config.theory import Theory
 from latflow.app.config.train import Train
@@ -28,6 +29,7 @@ class Config(Section):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     theory: Theory
     fermions: Fermions
+    pseudofermions: Pseudofermions
     prior: Prior
     flow: Flow
     train: Train = Train()
@@ -46,6 +48,11 @@ class Config(Section):
         return self.theory.label if isinstance(self.fermions, NoFermions) else f"{self.theory.label}, {self.fermions.label}"
 
     @property
+    def is_joint(self) -> bool:
+        """Whether the determinant is estimated with pseudofermions."""
+        return not isinstance(self.pseudofermions, NoPseudofermions)
+
+    @property
     def has_flow(self) -> bool:
         """Whether there is anything besides the baseline."""
         return self.flow.kind != "none"
@@ -60,11 +67,13 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
     full = dict(raw)
     theory = raw.get("theory")
     full.setdefault("fermions", {"kind": "none"})
+    full.setdefault("pseudofermions", {"kind": "none"})
     full.setdefault("prior", default_prior(theory.get("kind") if isinstance(theory, Mapping) else None))
     full.setdefault("flow", {"kind": "identity"})
     full.setdefault("baseline", {"kind": "hmc"})
-    flow, train = full["flow"], full.get("train", {})
-    if isinstance(flow, Mapping) and flow.get("kind") in ("identity", "none") and isinstance(train, Mapping):
+    flow, train, drawn = full["flow"], full.get("train", {}), full["pseudofermions"]
+    fixed = isinstance(drawn, Mapping) and drawn.get("kind") != "network"
+    if fixed and isinstance(flow, Mapping) and flow.get("kind") in ("identity", "none") and isinstance(train, Mapping):
         full["train"] = {"steps": 0, **train}
     return full
 

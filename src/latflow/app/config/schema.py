@@ -11,6 +11,7 @@ from latflow.app.config.baseline import Baseline
 from latflow.app.config.fermions import Fermions
 from latflow.app.config.flow import Flow
 from latflow.app.config.prior import Prior
+from latflow.app.config.pseudofermions import Pseudofermions
 from latflow.app.config.root import Config
 from latflow.app.config.sample import Measure, Sample
 from latflow.app.config.theory import Theory
@@ -19,6 +20,7 @@ from latflow.app.config.train import Train
 SECTIONS: dict[str, Any] = {
     "theory": Theory,
     "fermions": Fermions,
+    "pseudofermions": Pseudofermions,
     "prior": Prior,
     "flow": Flow,
     "train": Train,

@@ -18,9 +18,13 @@ class Train(Section):
     been trained on another lattice or for another coupling, and with `steps = 0` it is used as it is. The estimator "variance"
     minimises the variance of log w over draws of the prior; `optimizer = "gauss-newton"` solves that least-squares problem in a
     few steps, for flows of few parameters such as "continuous" and "residual-sweeps"; `damping` is relative to the diagonal of
-    its normal equations."""
+    its normal equations. `stage` says what of a joint model with [pseudofermions] moves: everything, or the flow of the gauge
+    field ("marginal") or those of the pseudofermions ("conditional") while the other stays as it is. With `evaluate` > 0 every
+    line of the log has the ESS of that many fresh configurations, with pseudofermions also that with the exact determinant.
+    `epsilon` is that of Adam."""
 
     steps: NonNegative = 1000
+    stage: Literal["joint", "marginal", "conditional"] = "joint"
     start_from: str | None = None
     batch_size: Annotated[int, Field(ge=2)] = 256
     optimizer: Literal["adam", "adamw", "gauss-newton"] = "adam"
@@ -39,6 +43,8 @@ class Train(Section):
     log_every: Positive = 10
     checkpoint_every: Positive = 100
     max_bad_steps: Positive = 20
+    evaluate: Annotated[int, Field(ge=0)] = 0
+    epsilon: PositiveFloat = 1e-8
 
     def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if self.anneal_steps and self.anneal_from is None:
@@ -67,7 +73,18 @@ class Train(Section):
                 '"forward" trains on exact samples, which exist for U(1), SU(2) and SU(3) in two dimensions; '
                 'use "path", "plain" or "score"',
             )
-        if flow is not None and flow.kind == "identity" and self.start_from is not None:
+        drawn = sections.get("pseudofermions")
+        joint, trains = drawn is not None and drawn.kind != "none", drawn is not None and drawn.trains
+        if not joint and self.stage != "joint":
+            yield "stage", "is for joint models, and there are no [pseudofermions]; leave this key out"
+        if trains and self.stage != "marginal" and self.estimator not in ("path", "plain"):
+            yield "estimator", f'a joint model is trained with "path" or "plain", not "{self.estimator}"'
+        if flow is not None and flow.kind == "identity" and not trains and self.start_from is not None:
             yield "start_from", "the identity flow has no parameters to start from; leave this out"
         if flow is not None and flow.kind == "identity" and self.steps:
-            yield "steps", f"the identity flow has nothing to train; set steps = 0 instead of {self.steps}"
+            if not trains:
+                yield "steps", f"the identity flow has nothing to train; set steps = 0 instead of {self.steps}"
+            elif self.stage == "marginal":
+                yield "stage", 'the identity flow has nothing to train; use "conditional"'
+        if joint and not trains and self.stage == "conditional" and self.steps:
+            yield "stage", f'"{drawn.kind}" pseudofermions have nothing to train; use "marginal"'

@@ -13,6 +13,7 @@ from latflow.app.report import (
     chain_panels,
     comparison,
     correlator_panels,
+    draws_panels,
     ensemble_panels,
     gradient_flow_panels,
     story,
@@ -34,6 +35,7 @@ class Section:
     panels: list[Panel] = field(default_factory=list)
     absent: str = ""
     legend: bool = False
+    table: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def sections(run: RunData) -> list[Section]:
     found = [
         _training(run),
         _weights(run),
+        *_draws(run),
         _metropolis(run),
         Section(
             "history",
@@ -171,6 +174,18 @@ def _weights(run: RunData) -> Section:
         else "How much the density of the flow differs from that of the theory, configuration by configuration."
     )
     return Section("weights", title, intro, panels, absent)
+
+
+def _draws(run: RunData) -> list[Section]:
+    panels = draws_panels.draws_panels(run)
+    if not panels:
+        return []
+    intro = (
+        "The determinant is estimated by pseudofermions. More of them for the same gauge field make the weights more equal, up "
+        "to those with the exact determinant."
+    )
+    rows = draws_panels.monomial_rows(run)
+    return [Section("pseudofermions", "Pseudofermions", intro, panels, table=rows)]
 
 
 def _metropolis(run: RunData) -> Section:

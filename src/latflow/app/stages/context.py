@@ -37,6 +37,12 @@ class Context:
 
     @cached_property
     def action(self) -> AbstractAction:
+        """What proposals are weighed with: with [pseudofermions] a `JointTarget`, otherwise the exact action."""
+        return build.build_target(self.config) or self.exact_action
+
+    @cached_property
+    def exact_action(self) -> AbstractAction:
+        """The action with the exact determinant. Raises LatflowError where that does not fit into memory."""
         return build.build_action(self.config)
 
     @cached_property

@@ -18,9 +18,11 @@ from latflow.app.stages.context import Context
 from latflow.errors import DamagedFileError, LatflowError, MismatchError
 from latflow.io.errors import differences
 from latflow.io.model_file import TENSORS, load_model, read_description, save_model
-from latflow.models import FlowModel
+from latflow.models import AbstractPrior, JointModel, Model
 
-_MADE_FOR = ("theory", "fermions", "prior", "flow", "precision")
+_MADE_FOR = ("theory", "fermions", "pseudofermions", "prior", "flow", "precision")
+# of [pseudofermions], what concerns how they are drawn and solved for, and not which densities they have
+_FREE = ("draws", "arrangement", "train_draws", "regulator", "tol", "max_iterations", "marginal", "remat")
 
 
 def made_for(context: Context) -> dict[str, Any]:
@@ -28,33 +30,44 @@ def made_for(context: Context) -> dict[str, Any]:
     document = context.config.model_dump(mode="json", exclude_none=True)
     if document["fermions"]["kind"] == "none":
         document["fermions"] = None  # as in files older than fermions
+    document["pseudofermions"] = _conditional(document)
     prior.prepare(context)  # a model belongs to the prior that was tuned for it
     prior_digest = tuning.digest(context)
     density = {**context.config.prior.density, **({} if prior_digest is None else {"tuned": prior_digest})}
     return {**{key: document[key] for key in _MADE_FOR}, "prior": density}
 
 
-def save(context: Context, model: FlowModel, **facts: Any) -> None:
+def _conditional(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the conditional flows of a configuration depend on, None where there are none."""
+    found = document.get("pseudofermions") or {"kind": "none"}
+    return None if found["kind"] == "none" else {key: value for key, value in found.items() if key not in _FREE}
+
+
+def save(context: Context, model: Model, **facts: Any) -> None:
     head = {**made_for(context), "seed": context.config.seed, "start_from": context.config.train.start_from, **facts}
     save_model(context.run.model, _saved(model), head)
 
 
-def _saved(model: FlowModel) -> FlowModel:
+def _prior(model: Model) -> AbstractPrior:
+    return model.marginal.prior if isinstance(model, JointModel) else model.prior
+
+
+def _saved(model: Model) -> Model:
     """The part of a model that is saved."""
-    return model if model.prior.trainable else eqx.tree_at(lambda m: m.prior, model, None)
+    return model if model.prior.trainable else eqx.tree_at(_prior, model, None)
 
 
-def _filled(directory: Path, model: FlowModel) -> FlowModel:
+def _filled(directory: Path, model: Model) -> Model:
     """`model` with what is saved in `directory`."""
     found = load_model(directory, _saved(model))
-    return found if model.prior.trainable else eqx.tree_at(lambda m: m.bijection, model, found.bijection)
+    return found if model.prior.trainable else eqx.tree_at(_prior, found, model.prior, is_leaf=lambda leaf: leaf is None)
 
 
-def build_untrained(context: Context) -> FlowModel:
+def build_untrained(context: Context) -> Model:
     return build.build_model(context.config, prior.prepared(context))
 
 
-def initial(context: Context) -> FlowModel:
+def initial(context: Context) -> Model:
     """Where training starts: an untrained model, or the one that `train.start_from` names.
 
     Raises LatflowError if there is none, MismatchError if it is of another group, dimension, flow or precision,
@@ -84,16 +97,19 @@ def _source(context: Context) -> Path | None:
     if lines:
         raise MismatchError(
             f"train.start_from: the model in {directory} cannot be used here: " + "; ".join(lines),
-            "only couplings, extents and the prior may differ",
+            "only couplings of the gauge or scalar field, extents and the prior may differ",
         )
     return directory
 
 
 def _transferable(head: Mapping[str, Any]) -> dict[str, Any]:
-    """What must agree where a model serves another volume or coupling."""
+    """What must agree where a model serves another volume or coupling; conditional flows are for one Dirac operator."""
     theory, flow = head.get("theory") or {}, dict(head.get("flow") or {})
     flow.pop("remat", None)  # a matter of memory
+    drawn = _conditional(head)
+    conditional = {} if drawn is None else {"pseudofermions": drawn, "fermions": head.get("fermions")}
     return {
+        **conditional,
         "theory": {"kind": theory.get("kind"), "Nc": theory.get("Nc"), "dimensions": len(theory.get("lattice") or ())},
         "flow": flow,
         "precision": head.get("precision"),
@@ -128,7 +144,7 @@ def description(context: Context) -> dict[str, Any]:
     return found
 
 
-def load(context: Context) -> FlowModel:
+def load(context: Context) -> Model:
     """The trained model of this run. Raises LatflowError if it is missing, damaged, not trained to the end, or not ours."""
     config = context.config
     if not exists(context):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from latflow.app import build
 from latflow.app.analysis import weights_summary
 from latflow.app.measurements import functions
-from latflow.app.stages import models, prior, tuning
+from latflow.app.stages import models, prior, pseudofermions, tuning
 from latflow.app.stages.context import Context
 from latflow.errors import LatflowError
 from latflow.flows import refined
@@ -34,7 +35,7 @@ def sample(context: Context) -> dict[str, Any]:
 
             draw_proposals(
                 model,
-                context.action,
+                pseudofermions.target(context, model),
                 functions(context.config, context.action),
                 run.ensemble,
                 context.key("sample"),
@@ -49,11 +50,15 @@ def sample(context: Context) -> dict[str, Any]:
                 },
                 save_configurations=config.save_configurations,
                 max_audit=config.max_audit,
+                marginal=context.exact_action if build.has_exact_determinant(context.config) else None,
                 on_progress=on_progress,
                 stop=context.stop,
             )
     else:
         context.output.note(f"sample    complete: {done} proposals")
+    known = run.provenance.stage("sample")
+    if context.config.is_joint and (not known.get("complete") or "spectra" not in known):
+        run.provenance.update("sample", spectra=pseudofermions.spectra(context, model))
     run.provenance.update("sample", complete=True, num_samples=config.num_samples)
     return _result(context)
 
@@ -63,6 +68,7 @@ def _source(context: Context) -> str:
     fingerprint, refine = models.fingerprint(context.run.model), context.config.sample.refine
     if (prior_digest := tuning.digest(context)) is not None:
         fingerprint += f" prior {prior_digest}"
+    fingerprint += pseudofermions.describe(context)
     return fingerprint if refine == 1 else f"{fingerprint} refined {refine}"
 
 

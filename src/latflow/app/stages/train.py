@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
+from latflow.actions import AbstractAction
 from latflow.app import build
+from latflow.app.analysis import usable
 from latflow.app.stages import models
 from latflow.app.stages.context import Context
 from latflow.app.stages.training_log import TrainingLog
+from latflow.samplers import weigh_proposals
+from latflow.statistics import effective_sample_size
 from latflow.training import TrainSettings, fit
 
 _SHOWN = ("loss", "ess", "acceptance", "grad_norm", "learning_rate", "skipped", "coupling")
@@ -35,7 +41,7 @@ def train(context: Context) -> dict[str, Any]:
 
 def _fit(context: Context, model: Any, timer: Any) -> tuple[Any, dict[str, Any]]:
     config, log = context.config.train, TrainingLog(context.run.training_log)
-    settings = TrainSettings(**config.model_dump(exclude={"start_from"}))
+    settings = TrainSettings(**config.model_dump(exclude={"start_from", "stage", "evaluate"}))
     context.run.provenance.update("train", complete=False, steps=config.steps)
     last: dict[str, Any] = {}
     with context.progress("train", config.steps, curves=("loss", "ess")) as progress:
@@ -48,18 +54,44 @@ def _fit(context: Context, model: Any, timer: Any) -> tuple[Any, dict[str, Any]]
 
         result = fit(
             model,
-            context.action,
+            _target(context),
             settings,
             context.key("train"),
             directory=context.run.checkpoints,
             on_log=on_log,
             should_stop=lambda: bool(context.stop),
-            target=build.build_target(context.config, context.action),
+            target=build.exact_samples(context.config, context.boson),
+            evaluate=_evaluation(context),
         )
     if result.interrupted:
         context.stop.check(f"{result.steps} of {config.steps} training steps")
     known = {key: last.get(key) for key in ("loss", "ess", "acceptance")}
     return result.model, {"steps": int(result.steps), "skipped": int(result.skipped), **known}
+
+
+def _target(context: Context) -> AbstractAction:
+    """What is trained towards: for a joint model the regulated action; for its marginal alone that with the exact determinant,
+    or where this is too large a `JointTarget`, which says that it must be estimated."""
+    joint = build.build_target(context.config, training=True)
+    if joint is None:
+        return context.action
+    if context.config.train.stage != "marginal":
+        return joint
+    return context.exact_action if build.has_exact_determinant(context.config) else joint
+
+
+def _evaluation(context: Context) -> Callable[[Any, int], dict[str, Any]] | None:
+    size = context.config.train.evaluate
+    if not size:
+        return None
+    marginal = context.exact_action if not context.config.is_joint or build.has_exact_determinant(context.config) else None
+    key = jax.random.fold_in(context.key("train"), 2**31 - 1)
+
+    def evaluate(model: Any, step: int) -> dict[str, Any]:
+        found = weigh_proposals(model, context.action, jax.random.fold_in(key, step), size, marginal=marginal)
+        return {f"{name}_ess": effective_sample_size(usable(log_weight)) for name, log_weight in found.items()}
+
+    return evaluate
 
 
 def _result(context: Context, facts: Mapping[str, Any]) -> dict[str, Any]:

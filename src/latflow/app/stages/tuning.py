@@ -28,7 +28,7 @@ from latflow.samplers import draw_proposals, log_weights
 
 # Configurations per round of the search for the coupling, and rounds.
 _ROUND, _ROUNDS = 512, 3
-_FRESH = 16384  # draws from which the share that the filter keeps is measured: this is the error of log Z
+_FRESH = 8192  # draws at least from which the share that the filter keeps is measured: this is the error of log Z
 _CLOSE = 0.02  # relative; nearer than this the ESS is flat
 
 
@@ -116,7 +116,7 @@ def _coupling(context: Context, config: ExactPrior) -> tuple[float, dict[str, An
             plaquettes, log_weight = [], []
             model = FlowModel(build.exact_prior(context.config, beta), Identity())
             for i in range(_ROUND // batch):
-                drawn = _weigh(model, context.action, jax.random.fold_in(key, number * _ROUND + i), batch)
+                drawn = _weigh(model, context.exact_action, jax.random.fold_in(key, number * _ROUND + i), batch)
                 plaquettes.append(np.asarray(drawn[0], np.float64))
                 log_weight.append(np.asarray(drawn[1], np.float64))
                 progress.update(number * _ROUND + (i + 1) * batch)
@@ -155,7 +155,7 @@ def _learn(context: Context, config: ExactPrior, beta: float, timer: Any) -> tup
 
         draw_proposals(
             model,
-            context.action,
+            context.exact_action,
             {"features": features},
             run.prior,
             jax.random.fold_in(context.key("prior"), 1),
@@ -171,7 +171,15 @@ def _learn(context: Context, config: ExactPrior, beta: float, timer: Any) -> tup
     resampled = build.exact_prior(context.config, beta, filter)
     assert isinstance(resampled, ResampledPrior)
     fresh = jax.random.fold_in(context.key("prior"), 2)
-    filter = measured(resampled, filter, fresh, max(config.learn, _FRESH))
+    size = max(2 * config.learn, _FRESH)
+    with context.progress("prior", size) as progress:
+
+        def on_fresh(done: int) -> None:
+            progress.update(done)
+            timer.tick()
+            context.stop.check(f"{done} of {size} draws of the prior that tell how many are kept")
+
+        filter = measured(resampled, filter, fresh, size, on_fresh)
     context.output.note(
         f"prior     ESS {quality['ess_before']:.2f} as it is, {quality['ess']:.2f} of the {quality['acceptance']:.0%} that the "
         "learned filter keeps"

@@ -1,0 +1,117 @@
+"""[pseudofermions]: the determinant estimated with pseudofermions that a conditional flow draws, in place of the exact one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, Strict
+
+from latflow.app.config.base import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Section
+from latflow.app.config.fermions import are_dynamical
+
+Masses = Annotated[tuple[float, ...], Strict(False)]
+
+
+class NoPseudofermions(Section):
+    """The determinant is computed exactly."""
+
+    kind: Literal["none"]
+    trains: ClassVar[bool] = False
+
+
+class _Pseudofermions(Section):
+    """Monomials and draws.
+
+    `even_odd` preconditions; `hasenbusch` are the masses mu_1 < mu_2 < ... of the factorisation, lattice units squared, each of
+    which adds a monomial. `draws` pseudofermions are made of every monomial for every configuration ("auto": as many as give
+    the most effective samples per second in a pilot run), `arrangement` says how they relate. `train_draws` and `regulator`, a
+    mass that bounds the action from above, are for training alone. Solves stop at the relative residual `tol` (1e-8, in single
+    precision 1e-5, if not given). `marginal` also computes the exact determinant of every proposal, to compare with (if not
+    given, where its matrix has at most 512 rows)."""
+
+    trains: ClassVar[bool] = False
+
+    even_odd: bool = True
+    hasenbusch: Masses = ()
+    draws: Positive | Literal["auto"] = 1
+    arrangement: Literal["independent", "orthogonal", "antithetic"] = "independent"
+    train_draws: Positive = 1
+    regulator: NonNegativeFloat = 1e-5
+    tol: Annotated[float, Field(gt=0, lt=1)] | None = None
+    max_iterations: Positive = 2000
+    marginal: bool | None = None
+
+    def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        if not all(0 < a < b for a, b in pairwise((*self.hasenbusch, float("inf")))):
+            yield "hasenbusch", f"the masses must be positive and ascend, e.g. [0.01, 0.1], got {list(self.hasenbusch)}"
+        elif self.hasenbusch and self.hasenbusch[0] <= self.regulator:
+            yield "regulator", f"must be below the lightest mass, {self.hasenbusch[0]:g}, got {self.regulator:g}"
+        fermions, theory, flow = sections.get("fermions"), sections.get("theory"), sections.get("flow")
+        if not are_dynamical(fermions):
+            yield "kind", 'there are no fermions whose determinant could be estimated: add [fermions], or use kind = "none"'
+        elif fermions is not None and fermions.flavours != 2:
+            yield "kind", f"one pseudofermion per monomial is for two flavours, not {fermions.flavours}"
+        if self.even_odd and theory is not None and any(n % 2 for n in theory.lattice):
+            yield "even_odd", f"needs even extents, not {list(theory.lattice)}"
+        if flow is not None and flow.kind == "none":
+            yield "kind", 'flow.kind = "none" proposes nothing; leave [pseudofermions] out or take the "identity" flow'
+
+
+class Plain(_Pseudofermions):
+    """Gaussian pseudofermions, without a flow."""
+
+    kind: Literal["gaussian"]
+
+
+Reach = NonNegative | Literal["complete"]
+
+
+class Factorised(_Pseudofermions):
+    """An incomplete block LU factorisation of the Dirac operator that keeps what is within `reach` of lattice distance, whose
+    determinant is known: nothing to train. "complete" keeps everything, at the cost of the exact determinant.
+
+    The sites are eliminated in the `order` "pairs" (even time slices first) or "natural"."""
+
+    kind: Literal["factorised"]
+    reach: Reach = 4
+    order: Literal["pairs", "natural"] = "pairs"
+
+
+class Network(_Pseudofermions):
+    """Pseudofermion layers with parallel-transport convolutional networks (2207.08945, Sec. III C): `layers` of them, each of
+    `n_pt` convolutions (6, without even/odd preconditioning 3, if not given) with `features` in between, whose coefficients
+    come from periodic convolutions with `hidden` channels.
+
+    `partition`: which components a layer updates: "spatial" (sites), "spin", both in turn ("alternating") or, in four
+    dimensions, all of 2208.03832 ("rotating"). `coordinates` adds the constant inputs x_i mod 4. With `reach` the layers are
+    applied to the draws first and the incomplete factorisation of that reach afterwards."""
+
+    trains = True
+    kind: Literal["network"]
+    layers: Positive = 8
+    n_pt: Positive | None = None
+    features: Positive = 2
+    hidden: Annotated[tuple[Positive, ...], Strict(False)] = (16,)
+    kernel_size: Positive = 3
+    partition: Literal["spatial", "spin", "alternating", "rotating"] = "spatial"
+    coordinates: bool = True
+    gain: PositiveFloat = 0.5
+    bias_std: NonNegativeFloat = 0.0
+    remat: bool = False
+    reach: Reach | None = None
+    order: Literal["pairs", "natural"] = "pairs"
+
+    def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from super().problems(sections)
+        theory = sections.get("theory")
+        if theory is not None and theory.kind == "phi4":
+            yield "kind", 'a scalar field transports nothing; use "gaussian" or "factorised"'
+        if self.kernel_size % 2 == 0:
+            yield "kernel_size", f"must be odd, got {self.kernel_size}"
+        if self.even_odd and self.n_pt is not None and self.n_pt < 2:
+            yield "n_pt", f"even sites see each other in two steps: 2 at least with even_odd, got {self.n_pt}"
+
+
+Pseudofermions = Annotated[NoPseudofermions | Plain | Factorised | Network, Field(discriminator="kind")]
