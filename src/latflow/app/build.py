@@ -55,6 +55,7 @@ from latflow.models import (
     Model,
     NormalPrior,
     ResampledPrior,
+    SequentialHeatbath,
     StoredPrior,
 )
 from latflow.nets import PlaquetteContext
@@ -122,11 +123,20 @@ def _exact_prior(prior: Any, at: Setting, action: AbstractAction) -> AbstractPri
     return _exact_samples(action, at, prior.beta)
 
 
+def _sequential_heatbath(prior: Any, at: Setting, action: AbstractAction) -> AbstractPrior:
+    beta = float(action.beta) if prior.beta is None else prior.beta  # type: ignore[attr-defined]
+    try:
+        return SequentialHeatbath(at.geometry, action.group, beta, prior.area, at.field_dtype)
+    except ValueError as error:
+        raise LatflowError(f"the {prior.kind} prior cannot be built: {error}") from error
+
+
 PRIORS: dict[type, Callable[[Any, Setting, AbstractAction], AbstractPrior]] = {
     cp.HaarPrior: lambda prior, at, action: HaarPrior(at.geometry, action.group, at.field_dtype),
     cp.NormalPrior: lambda prior, at, action: NormalPrior(at.geometry, prior.scale, at.field_dtype),
     cp.FreePrior: lambda prior, at, action: FreeFieldPrior(at.geometry, prior.m2, at.field_dtype),
     cp.ExactPrior: lambda prior, at, action: _exact_prior(prior, at, action),
+    cp.SequentialHeatbathPrior: _sequential_heatbath,
     cp.EnsemblePrior: lambda prior, at, action: StoredPrior(at.stored, at_coupling(action, prior.beta)),
     cp.FilesPrior: lambda prior, at, action: StoredPrior(at.stored, at_coupling(action, prior.beta)),
 }
@@ -275,9 +285,8 @@ def build_target(config: Config, training: bool = False) -> JointTarget | None:
         return None
     regulator = chosen.regulator if training else 0.0
     draws = chosen.train_draws if training else 1 if chosen.draws == "auto" else chosen.draws
-    tol = chosen.tol or {"single": 1e-5, "double": 1e-8}[config.precision]
     factors = monomials(fermion, chosen.hasenbusch, regulator=regulator, even_odd=chosen.even_odd)
-    return JointTarget(build_boson(config), factors, draws, chosen.arrangement, tol, chosen.max_iterations)
+    return JointTarget(build_boson(config), factors, draws, chosen.arrangement, chosen.tol, chosen.max_iterations)
 
 
 def has_exact_determinant(config: Config) -> bool:

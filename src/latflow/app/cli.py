@@ -146,6 +146,43 @@ for _name, _summary in {
     _stage_command(_name, _summary)
 
 
+def _complete_figure(incomplete: str) -> list[str]:
+    from latflow.app.reproduce import FIGURES
+
+    return [name for name in FIGURES if name.startswith(incomplete)]
+
+
+@app.command()
+def reproduce(
+    name: Annotated[
+        str, typer.Argument(metavar="FIGURE", help="fig2 to fig7, qcd-fig2 or qcd-fig3.", autocompletion=_complete_figure)
+    ],
+    budget: Annotated[
+        str, typer.Option("--budget", metavar="minutes|paper", help="What two cores do soon, or the size of the paper.")
+    ] = "minutes",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Directory [default: runs/reproduce/BUDGET].")] = None,
+    fresh: Fresh = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a figure of a published paper anew, beside the paper's numbers; resumes."""
+
+    def action(output: Any) -> None:
+        from latflow.app.reproduce import reproduce as make
+
+        found = make(name, budget, out, fresh, output)
+        if output.as_json:
+            return output.emit(found)
+        width = max(len(row["quantity"]) for row in found["numbers"])
+        output.text(f"{'':<{width}}  {'paper':<20}  here")
+        for row in found["numbers"]:
+            output.text(f"{row['quantity']:<{width}}  {row['paper']:<20}  {row['here']}")
+        output.text(f"Figure: {found['page']}")
+
+    _guarded(action, as_json, quiet, debug)
+
+
 @app.command()
 def recipes(as_json: Json = False, debug: Debug = False) -> None:
     """List the recipes with the time they take."""

@@ -84,6 +84,24 @@ class ExactPrior(_Prior):
             yield "learn", f"at least 512 configurations are needed to learn from, got {self.learn}"
 
 
+class SequentialHeatbathPrior(_Prior):
+    """Links of U(1), SU(2) or SU(3) in any dimension, drawn one after the other from their heatbath distributions given those
+    before: independent draws, close to the Wilson action at strong coupling. `beta` is the theory's unless given; loops of up
+    to `area` plaquettes enter: the larger, the closer, and the more costly."""
+
+    fits = GAUGE
+    advice = "it draws gauge links"
+    kind: Literal["sequential-heatbath"]
+    beta: Beta | None = None
+    area: Annotated[int, Field(ge=1, le=4)] = 2
+
+    def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from super().problems(sections)
+        theory = sections.get("theory")
+        if theory is not None and theory.kind == "sun" and theory.Nc > 3:
+            yield "kind", f'links of U(1), SU(2) and SU(3) can be drawn one after the other, not of SU({theory.Nc}); use "haar"'
+
+
 class _StoredPrior(_Prior):
     """Configurations of the theory at the coupling `beta`; each is mapped once, in order."""
 
@@ -159,7 +177,10 @@ class FilesPrior(_StoredPrior):
             yield "kind", "files hold SU(3) links in four dimensions"
 
 
-Prior = Annotated[HaarPrior | NormalPrior | FreePrior | ExactPrior | EnsemblePrior | FilesPrior, Field(discriminator="kind")]
+Prior = Annotated[
+    HaarPrior | NormalPrior | FreePrior | ExactPrior | SequentialHeatbathPrior | EnsemblePrior | FilesPrior,
+    Field(discriminator="kind"),
+]
 
 
 def default_prior(theory_kind: Any) -> dict[str, Any]:

@@ -27,9 +27,9 @@ class _Pseudofermions(Section):
     `even_odd` preconditions; `hasenbusch` are the masses mu_1 < mu_2 < ... of the factorisation, lattice units squared, each of
     which adds a monomial. `draws` pseudofermions are made of every monomial for every configuration ("auto": as many as give
     the most effective samples per second in a pilot run), `arrangement` says how they relate. `train_draws` and `regulator`, a
-    mass that bounds the action from above, are for training alone. Solves stop at the relative residual `tol` (1e-8, in single
-    precision 1e-5, if not given). `marginal` also computes the exact determinant of every proposal, to compare with (if not
-    given, where its matrix has at most 512 rows)."""
+    mass that bounds the action from above, are for training alone. Solves, in double precision, stop at the relative residual
+    `tol`. `marginal` also computes the exact determinant of every proposal, to compare with (if not given, where its matrix has
+    at most 512 rows)."""
 
     trains: ClassVar[bool] = False
 
@@ -39,7 +39,7 @@ class _Pseudofermions(Section):
     arrangement: Literal["independent", "orthogonal", "antithetic"] = "independent"
     train_draws: Positive = 1
     regulator: NonNegativeFloat = 1e-5
-    tol: Annotated[float, Field(gt=0, lt=1)] | None = None
+    tol: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     max_iterations: Positive = 2000
     marginal: bool | None = None
 

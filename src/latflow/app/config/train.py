@@ -86,5 +86,5 @@ class Train(Section):
                 yield "steps", f"the identity flow has nothing to train; set steps = 0 instead of {self.steps}"
             elif self.stage == "marginal":
                 yield "stage", 'the identity flow has nothing to train; use "conditional"'
-        if joint and not trains and self.stage == "conditional" and self.steps:
+        if drawn is not None and joint and not trains and self.stage == "conditional" and self.steps:
             yield "stage", f'"{drawn.kind}" pseudofermions have nothing to train; use "marginal"'

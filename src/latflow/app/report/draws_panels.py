@@ -23,7 +23,7 @@ def curve(found: Mapping[str, Any], slug: str = "draws") -> Panel:
     points = [(1 / p["draws"], p["ess"], p["error"]) for p in found["curve"]]
     x, y, error = np.array(points).T
     fit, marginal = found.get("fit"), found.get("marginal_ess")
-    top = max([*(y + error), *([marginal["value"]] if marginal else []), *([fit["ess"]] if fit else [])])
+    tops = [float(np.max(y + error)), *([marginal["value"]] if marginal else []), *([fit["ess"]] if fit else [])]
     with canvas("1 / draws per monomial and configuration", "effective sample size") as drawing:
         if fit:
             line = np.linspace(0.0, 1.05, 200)
@@ -34,7 +34,7 @@ def curve(found: Mapping[str, Any], slug: str = "draws") -> Panel:
                 [0.0], [marginal["value"]], [marginal["error"]], color=EXACT, fmt="^", markersize=7, elinewidth=1.2
             )
         drawing.axes.set_xlim(-0.03, 1.05)
-        drawing.axes.set_ylim(0.0, min(1.06 * top, 1.05))
+        drawing.axes.set_ylim(0.0, min(1.06 * max(tops), 1.05))
         svg = drawing.svg(slug)
     caption = "Each point averages over disjoint sets of the draws that were made."
     if fit:

@@ -35,7 +35,7 @@ def baseline(context: Context) -> None:
         if isinstance(config, HMCBaseline):
             num_steps = config.num_steps if config.target_acceptance == "none" else _known_num_steps(context)
             if num_steps is None:
-                num_steps, fields = _tuned(config, kernel, fields, tune_key)
+                num_steps, fields = _tuned(context, config, kernel, fields, tune_key)
             kernel = build.build_baseline(
                 context.config.model_copy(update={"baseline": config.model_copy(update={"num_steps": num_steps})})
             )
@@ -88,12 +88,19 @@ def _known_num_steps(context: Context) -> int | None:
     return number if isinstance(number, int) and number > 0 else None
 
 
-def _tuned(config: HMCBaseline, kernel: AbstractKernel, fields: Any, key: Any) -> tuple[int, Any]:
+def _tuned(context: Context, config: HMCBaseline, kernel: AbstractKernel, fields: Any, key: Any) -> tuple[int, Any]:
     """(steps into which a trajectory of length tau must be cut for the wanted acceptance, fields after the tuning).
 
     The chains go on from those fields: far from equilibrium the tuned step would be too long, and tuning has led them there
     with steps that were short enough.
     """
     states = eqx.filter_jit(eqx.filter_vmap(kernel.init))(fields)
-    tuned = tune_step_size(kernel, key, states, config.target_acceptance, _TUNING_STEPS)  # type: ignore[arg-type]
+    target: Any = config.target_acceptance
+    with context.progress("tuning", _TUNING_STEPS) as progress:
+
+        def on_progress(done: int, total: int) -> None:
+            progress.update(done)
+            context.stop.check(f"{done} of {total} steps that tune the step size, which begin anew")
+
+        tuned = tune_step_size(kernel, key, states, target, _TUNING_STEPS, on_progress=on_progress)
     return tuned.kernel.with_tau(config.tau).num_steps, tuned.states.field  # type: ignore[attr-defined]

@@ -1,0 +1,116 @@
+"""Which runs a figure takes, in which budget, and what the paper found."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from latflow.app.report.drawing import Panel
+from latflow.app.report.run_data import RunData
+from latflow.app.reproduce import drawings
+
+Row = tuple[str, str, str]  # quantity, the paper's value, ours
+Draw = Callable[[Mapping[str, RunData]], tuple[list[Panel], list[Row]]]
+BUDGETS = ("minutes", "paper")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One run: a recipe with the settings of the part, and those that the budget of the paper adds. Parts of the same name are
+    the same run, so that figures share it."""
+
+    name: str
+    recipe: str
+    settings: tuple[str, ...] = ()
+    paper: tuple[str, ...] = ()
+
+    def overrides(self, budget: str) -> list[str]:
+        return [*self.settings, *(self.paper if budget == "paper" else ())]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure of the paper with this arXiv number."""
+
+    title: str
+    paper: str
+    parts: tuple[Part, ...]
+    draw: Draw
+
+
+# Layers, batch sizes and steps of the papers; the conditional flows then have the papers' size on top of the factorisation.
+_S1 = Part(
+    "schwinger-l16",
+    "reproduce-schwinger",
+    paper=(
+        "pseudofermions.layers=32",
+        "pseudofermions.n_pt=6",
+        "train.steps=50000",
+        "train.batch_size=1344",
+        "train.log_every=250",
+        "sample.num_samples=102400",
+        "baseline.trajectories=16250",
+    ),
+)
+_S3 = Part(
+    "su3-2d-l16",
+    "reproduce-su3-2d",
+    paper=(
+        "pseudofermions.kind=network",
+        "pseudofermions.layers=48",
+        "pseudofermions.n_pt=6",
+        "pseudofermions.features=4",
+        "pseudofermions.partition=alternating",
+        "train.steps=54000",
+        "train.batch_size=576",
+        "train.evaluate=2048",
+        "train.log_every=500",
+        "sample.num_samples=40960",
+    ),
+)
+_S4 = Part(
+    "qcd-4d",
+    "reproduce-qcd-4d",
+    paper=(
+        "pseudofermions.kind=network",
+        "pseudofermions.layers=36",
+        "pseudofermions.n_pt=6",
+        "pseudofermions.features=4",
+        "pseudofermions.hidden=[8]",
+        "pseudofermions.partition=rotating",
+        "train.steps=61000",
+        "train.batch_size=640",
+        "train.log_every=500",
+        "sample.num_samples=65536",
+        "baseline.trajectories=8192",
+    ),
+)
+# label, section [pseudofermions]
+PRECONDITIONINGS = {
+    "none": ("pseudofermions.even_odd=false",),
+    "EO": (),
+    "EO+H1": ("pseudofermions.hasenbusch=[0.001]",),
+    "EO+H2": ("pseudofermions.hasenbusch=[0.001, 0.01]",),
+    "EO+H3": ("pseudofermions.hasenbusch=[0.001, 0.01, 0.05]",),
+}
+_S2 = tuple(
+    Part(
+        f"preconditioning-{label}",
+        "reproduce-preconditioning",
+        settings,
+        paper=("pseudofermions.layers=24", f"pseudofermions.n_pt={3 if label == 'none' else 6}", "train.steps=30000")
+        + ("train.batch_size=4096", "train.log_every=250", "train.evaluate=4096"),
+    )
+    for label, settings in PRECONDITIONINGS.items()
+)
+
+FIGURES = {
+    "fig2": Figure("Schwinger model, 16x16: joint and marginal ESS in training", "2207.08945", (_S1,), drawings.training_s1),
+    "fig3": Figure("Schwinger model, 16x16: ESS against the number of draws", "2207.08945", (_S1,), drawings.draws_s1),
+    "fig4": Figure("Schwinger model, 8x8: five preconditionings", "2207.08945", _S2, drawings.preconditionings),
+    "fig5": Figure("2D SU(3), 16x16: joint and marginal ESS", "2207.08945", (_S3,), drawings.training_s3),
+    "fig6": Figure("Schwinger model, 16x16: distributions", "2207.08945", (_S1,), drawings.histograms_s1),
+    "fig7": Figure("2D SU(3), 16x16: distributions", "2207.08945", (_S3,), drawings.histograms_s3),
+    "qcd-fig2": Figure("Lattice QCD, 4^4: distributions", "2208.03832", (_S4,), drawings.histograms_s4),
+    "qcd-fig3": Figure("Lattice QCD, 4^4: residuals over all bins", "2208.03832", (_S4,), drawings.residuals_s4),
+}
