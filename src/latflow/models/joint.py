@@ -44,16 +44,17 @@ class JointTarget(AbstractAction):
     """exp(-S_b(U) - sum_i phi_i^dagger C_i phi_i): what a `JointModel` is weighed against.
 
     S_b is `boson` and, for even/odd monomials of fermions with a site term, -2 log |det| of the odd sites. `draws` of `kind`
-    (see `gaussian_draws`) are made of each monomial. Solves stop at a relative residual `tol`, and one that has not come there
-    after `max_iterations` makes its weight nan. As an action of the gauge field alone it is the marginal,
-    S_b - sum_i log det C_i^-1, from dense matrices: for small lattices. Raises ValueError without monomials.
+    (see `gaussian_draws`) are made of each monomial. Solves stop at a relative residual `tol`, of which the action feels the
+    square, and one that has not come there after `max_iterations` makes its weight nan. As an action of the gauge field alone
+    it is the marginal, S_b - sum_i log det C_i^-1, from dense matrices: for small lattices. Raises ValueError without
+    monomials.
     """
 
     boson: AbstractAction
     monomials: tuple[Monomial, ...]
     draws: int = eqx.field(static=True, default=1)
     kind: Draws = eqx.field(static=True, default="independent")
-    tol: float = eqx.field(static=True, default=1e-8)
+    tol: float = eqx.field(static=True, default=1e-6)
     max_iterations: int = eqx.field(static=True, default=2000)
     geometry: Geometry = eqx.field(static=True, init=False)
     group: AbstractGroup = eqx.field(init=False)
@@ -159,7 +160,12 @@ def weigh(model: JointModel, target: JointTarget, key: PRNGKeyArray, field: Fiel
 
 
 def solved_action(target: JointTarget, monomial: Monomial, field: Field, phi: Spinor) -> tuple[Float[Array, ""], SolveInfo]:
-    """(phi^dagger C phi, its solve), differentiable with respect to the field and to phi; the solve itself is not followed."""
+    """(phi^dagger C phi, its solve), differentiable with respect to the field and to phi; the solve itself is not followed.
+
+    In double precision whatever that of the field: with small eigenvalues conjugate gradients stall above 1e-5 in single, and
+    failed solves among the heaviest configurations would bias.
+    """
+    field, phi = (x.astype(jnp.result_type(working_dtype(), x.dtype)) for x in (field, phi))
     fixed = jax.lax.stop_gradient((monomial.operator(field), monomial.mu, phi))
     solution, info = cg(shifted(*fixed[:2]), fixed[2], tol=target.tol, max_iterations=target.max_iterations)
     return monomial.value(field, phi, jax.lax.stop_gradient(solution)), info
