@@ -15,7 +15,7 @@ from latflow.dirac import WilsonFermion, gamma
 from latflow.groups import SUN, U1, RealLine
 from latflow.lattice import Geometry, shift
 from latflow.nets import ParallelTransport, PeriodicConv, PlaquetteContext, ptc, ptcn
-from latflow.nets.parallel_transport import gathered_conv, neighbourhood
+from latflow.nets.conv import gathered_conv, neighbourhood
 
 FERMIONS = {
     "u1": WilsonFermion(Geometry((4, 2)), U1(), 0.23),

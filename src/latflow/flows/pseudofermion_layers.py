@@ -31,7 +31,8 @@ from latflow.flows.spinor_partition import PATTERNS, AbstractPartition, Index
 from latflow.groups import AbstractGroup, RealLine
 from latflow.lattice import Geometry, Halves
 from latflow.nets import ParallelTransport, PeriodicConv
-from latflow.nets.parallel_transport import gathered_conv, mix, neighbourhood, ptcn, scattered_bias
+from latflow.nets.conv import gathered_conv, neighbourhood
+from latflow.nets.parallel_transport import mix, ptcn, scattered_bias
 from latflow.precision import double_sum, working_dtype
 
 Context = Float[Array, "_ ..."]

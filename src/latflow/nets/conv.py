@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -23,6 +24,21 @@ def xavier_normal(
 ) -> Float[Array, "..."]:
     """Xavier normal initialisation (Glorot & Bengio 2010): standard deviation gain sqrt(2 / (fan_in + fan_out))."""
     return gain * math.sqrt(2 / (fan_in + fan_out)) * jax.random.normal(key, shape, dtype)
+
+
+def neighbourhood(x: Features, kernel_size: Sequence[int]) -> Features:
+    """What the weights of a `PeriodicConv` of this kernel are contracted with, `(stencil * channels, *grid)`: gathered once
+    where many convolutions read the same features."""
+    # direction by direction, the last one first: the sum of the kernel sizes shifts, not their product
+    for axis, size in reversed(list(enumerate(kernel_size, start=1))):
+        if half := size // 2:
+            x = jnp.concatenate([jnp.roll(x, -o, axis) if o else x for o in range(-half, half + 1)])
+    return x
+
+
+def gathered_conv(weight: Float[Array, "out n"], bias: Float[Array, " out"], x: Features, precision: Any = None) -> Features:
+    """A `PeriodicConv` of these parameters (or of some of their rows) on features from `neighbourhood`."""
+    return jnp.tensordot(weight, x, 1, precision=precision) + bias.reshape(-1, *[1] * (x.ndim - 1))
 
 
 class PeriodicConv(eqx.Module):
@@ -55,12 +71,8 @@ class PeriodicConv(eqx.Module):
         self.bias = jnp.zeros((out_channels,), dtype) if use_bias else None
 
     def __call__(self, x: Features) -> Features:
-        # The stencil is gathered direction by direction, the last one first: sum of the kernel sizes shifts, not their product.
-        for axis, size in reversed(list(enumerate(self.kernel_size, start=1))):
-            if half := size // 2:
-                x = jnp.concatenate([jnp.roll(x, -o, axis) if o else x for o in range(-half, half + 1)])
-        out = jnp.tensordot(self.weight, x, 1)
-        return out if self.bias is None else out + self.bias.reshape(-1, *(1,) * (x.ndim - 1))
+        gathered = neighbourhood(x, self.kernel_size)
+        return jnp.tensordot(self.weight, gathered, 1) if self.bias is None else gathered_conv(self.weight, self.bias, gathered)
 
 
 class SeparableConv(eqx.Module):

@@ -13,7 +13,6 @@ coefficients are gauge invariant.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -87,20 +86,6 @@ def ptcn(
     for M in coefficients:
         phi = ptc(transport, M, phi)
     return phi
-
-
-def neighbourhood(x: Features, kernel_size: Sequence[int]) -> Features:
-    """What the weights of a `PeriodicConv` of this kernel are contracted with, `(stencil * channels, *grid)`: gathered once
-    where many convolutions read the same features."""
-    for axis, size in reversed(list(enumerate(kernel_size, start=1))):
-        if half := size // 2:
-            x = jnp.concatenate([jnp.roll(x, -o, axis) if o else x for o in range(-half, half + 1)])
-    return x
-
-
-def gathered_conv(weight: Float[Array, "out n"], bias: Float[Array, " out"], x: Features, precision: Any = None) -> Features:
-    """A `PeriodicConv` of these parameters (or of some of their rows) on features from `neighbourhood`."""
-    return jnp.tensordot(weight, x, 1, precision=precision) + bias.reshape(-1, *[1] * (x.ndim - 1))
 
 
 class PlaquetteContext(eqx.Module):
