@@ -18,7 +18,7 @@ from latflow.app.stages.context import Context
 from latflow.errors import DamagedFileError, LatflowError, MismatchError
 from latflow.io.errors import differences
 from latflow.io.model_file import TENSORS, load_model, read_description, save_model
-from latflow.models import AbstractPrior, JointModel, Model
+from latflow.models import JointModel, Model
 
 _MADE_FOR = ("theory", "fermions", "pseudofermions", "prior", "flow", "precision")
 # of [pseudofermions], what concerns how they are drawn and solved for, and not which densities they have
@@ -48,7 +48,7 @@ def save(context: Context, model: Model, **facts: Any) -> None:
     save_model(context.run.model, _saved(model), head)
 
 
-def _prior(model: Model) -> AbstractPrior:
+def _prior(model: Any) -> Any:
     return model.marginal.prior if isinstance(model, JointModel) else model.prior
 
 
