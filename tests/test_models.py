@@ -13,7 +13,7 @@ from latflow.exact import FreeField, TorusU1, TorusU1Sampler
 from latflow.flows import Identity, scalar_coupling_flow, u1_coupling_flow
 from latflow.groups import SUN, U1
 from latflow.lattice import Geometry, shift
-from latflow.models import ExactPrior, FlowModel, FreeFieldPrior, HaarPrior, NormalPrior
+from latflow.models import ExactPrior, FlowModel, FreeFieldPrior, HaarPrior, NormalPrior, SequentialHeatbath
 from latflow.statistics.weights import effective_sample_size, log_z
 
 F64 = jnp.float64
@@ -24,6 +24,7 @@ PRIORS = {
     "normal": NormalPrior(SQUARE, 0.7, F64),
     "free field": FreeFieldPrior(SQUARE, 0.4, F64),
     "exact U(1)": ExactPrior(TorusU1Sampler(SQUARE, 1.5, F64)),
+    "sequential U(1)": SequentialHeatbath(SQUARE, U1(), 1.5),
 }
 
 

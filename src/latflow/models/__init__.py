@@ -5,6 +5,7 @@ from latflow.models.joint import JointModel, JointTarget, Model, Weighed, log_es
 from latflow.models.noise import Draws, gaussian_draws
 from latflow.models.prior import AbstractPrior, ExactPrior, FreeFieldPrior, HaarPrior, NormalPrior, StoredPrior
 from latflow.models.resampled import Filter, ResampledPrior, best_beta, learn_filter, measured
+from latflow.models.sequential_heatbath import SequentialHeatbath
 
 __all__ = [
     "AbstractPrior",
@@ -19,6 +20,7 @@ __all__ = [
     "Model",
     "NormalPrior",
     "ResampledPrior",
+    "SequentialHeatbath",
     "StoredPrior",
     "Weighed",
     "best_beta",
