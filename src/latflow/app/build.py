@@ -315,7 +315,7 @@ def _network(chosen: Any, at: Setting, fermion: AbstractFermion, monomial: Monom
         rematerialise=chosen.remat,
         dtype=at.real_dtype,
     )
-    return layers if chosen.reach is None else Product((_factor(chosen, monomial), layers))
+    return layers if chosen.reach == "none" else Product((_factor(chosen, monomial), layers))
 
 
 def _factor(chosen: Any, monomial: Monomial) -> IncompleteFactor:

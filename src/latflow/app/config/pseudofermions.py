@@ -85,7 +85,7 @@ class Network(_Pseudofermions):
     come from periodic convolutions with `hidden` channels.
 
     `partition`: which components a layer updates: "spatial" (sites), "spin", both in turn ("alternating") or, in four
-    dimensions, all of 2208.03832 ("rotating"). `coordinates` adds the constant inputs x_i mod 4. With `reach` the layers are
+    dimensions, all of 2208.03832 ("rotating"). `coordinates` adds the constant inputs x_i mod 4. With a `reach` the layers are
     applied to the draws first and the incomplete factorisation of that reach afterwards."""
 
     trains = True
@@ -100,7 +100,7 @@ class Network(_Pseudofermions):
     gain: PositiveFloat = 0.5
     bias_std: NonNegativeFloat = 0.0
     remat: bool = False
-    reach: Reach | None = None
+    reach: Reach | Literal["none"] = "none"
     order: Literal["pairs", "natural"] = "pairs"
 
     def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -38,7 +38,8 @@ class Figure:
     draw: Draw
 
 
-# Layers, batch sizes and steps of the papers; the conditional flows then have the papers' size on top of the factorisation.
+# Layers, batch sizes and steps of the papers. The networks of S1, S3 and S4 act on top of the incomplete factorisation; those of
+# the comparison of preconditionings act alone, as in the paper, where the budget of minutes compares factorisations.
 _S1 = Part(
     "schwinger-l16",
     "reproduce-schwinger",
@@ -78,6 +79,8 @@ _S4 = Part(
         "pseudofermions.features=4",
         "pseudofermions.hidden=[8]",
         "pseudofermions.partition=rotating",
+        "pseudofermions.gain=0.3",
+        "pseudofermions.bias_std=0.05",
         "train.steps=61000",
         "train.batch_size=640",
         "train.log_every=500",
@@ -98,8 +101,19 @@ _S2 = tuple(
         f"preconditioning-{label}",
         "reproduce-preconditioning",
         settings,
-        paper=("pseudofermions.layers=24", f"pseudofermions.n_pt={3 if label == 'none' else 6}", "train.steps=30000")
-        + ("train.batch_size=4096", "train.log_every=250", "train.evaluate=4096"),
+        paper=(
+            "pseudofermions.kind=network",
+            "pseudofermions.reach=none",
+            "pseudofermions.layers=24",
+            f"pseudofermions.n_pt={3 if label == 'none' else 6}",
+            "train.steps=30000",
+            "train.batch_size=4096",
+            "train.learning_rate=5e-4",
+            "train.schedule=step",
+            "train.decay_every=10000",
+            "train.log_every=250",
+            "train.evaluate=4096",
+        ),
     )
     for label, settings in PRECONDITIONINGS.items()
 )
