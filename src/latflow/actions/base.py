@@ -7,11 +7,13 @@ import functools
 import operator
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from latflow.groups import AbstractGroup, RealLine
 from latflow.lattice import Geometry
+from latflow.precision import working_dtype
 
 Field = Inexact[Array, "..."]
 Coupling = float | int | Float[Array, ""]
@@ -70,6 +72,12 @@ def field_shape(group: AbstractGroup, geometry: Geometry) -> tuple[int, ...]:
     if isinstance(group, RealLine):
         return geometry.shape
     return (*group.colour_shape, geometry.Nd, *geometry.shape)
+
+
+def abstract_field(group: AbstractGroup, geometry: Geometry) -> jax.ShapeDtypeStruct:
+    """Shape and type of one configuration in double precision, for `jax.eval_shape`."""
+    dtype = jnp.result_type(working_dtype(), jnp.complex64) if group.colour_shape else working_dtype()
+    return jax.ShapeDtypeStruct(field_shape(group, geometry), dtype)
 
 
 class Sum(AbstractAction):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from latflow.actions.base import AbstractAction, Field, autodiff_value_and_force, field_shape
+from latflow.actions.base import AbstractAction, Field, abstract_field, autodiff_value_and_force
 from latflow.dirac import AbstractFermion
 from latflow.errors import LatflowError
 from latflow.groups import AbstractGroup
@@ -71,8 +71,7 @@ class Determinant(AbstractAction):
 
 def matrix_size(fermion: AbstractFermion) -> int:
     """Rows of the dense matrix that a determinant of this fermion factorises."""
-    dtype = jnp.result_type(working_dtype(), jnp.complex64) if fermion.group.colour_shape else working_dtype()
-    field = jax.ShapeDtypeStruct(field_shape(fermion.group, fermion.geometry), dtype)
+    field = abstract_field(fermion.group, fermion.geometry)
     return eqx.filter_eval_shape(lambda field: fermion.operator(field).preconditioned(), field).size
 
 

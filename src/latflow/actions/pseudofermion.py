@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from latflow.actions.base import AbstractAction, Field, autodiff_value_and_force
+from latflow.actions.base import AbstractAction, Field, abstract_field, autodiff_value_and_force
 from latflow.dirac import AbstractDirac, AbstractFermion, Dirac, Spinor
 from latflow.dirac.site_terms import Unit
 from latflow.groups import AbstractGroup
@@ -60,6 +60,11 @@ class Monomial(eqx.Module):
         """The operator D of M = D D^dagger."""
         dirac = self.fermion.operator(field)
         return dirac.schur() if self.even_odd else dirac
+
+    @property
+    def rows(self) -> int:
+        """Number of complex components of a spinor."""
+        return eqx.filter_eval_shape(self.operator, abstract_field(self.fermion.group, self.fermion.geometry)).size
 
     def noise(self, key: PRNGKeyArray, field: Field) -> Spinor:
         """eta of density exp(-eta^dagger eta) / pi^N, the input of `heatbath`."""

@@ -38,8 +38,8 @@ class Figure:
     draw: Draw
 
 
-# Layers, batch sizes and steps of the papers. The networks of S1, S3 and S4 act on top of the incomplete factorisation; those of
-# the comparison of preconditionings act alone, as in the paper, where the budget of minutes compares factorisations.
+# Layers, batch sizes and steps of the papers. The networks of S1, S3 and S4 act on top of the incomplete factorisation; those
+# of the comparison of preconditionings act alone, as in the paper, where the budget of minutes compares factorisations.
 _S1 = Part(
     "schwinger-l16",
     "reproduce-schwinger",

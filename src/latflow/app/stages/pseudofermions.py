@@ -26,7 +26,7 @@ _BATCHES, _DRAWS = 4, 8
 _COLUMNS = ("log_q", "action", "log_det_estimates")
 _MOST = 64
 # Of the spectra: configurations, and rows of the largest matrix that is diagonalised.
-_SPECTRA, _ROWS = 32, 512
+_SPECTRA, _ROWS = 16, 512
 
 
 def target(context: Context, model: Any) -> Any:
@@ -118,9 +118,10 @@ def spectra(context: Context, model: Any) -> list[dict[str, Any]] | None:
     action = context.action
     if not isinstance(action, JointTarget) or not isinstance(model, JointModel):
         return None
-    fields, _ = model.draw(jax.random.fold_in(context.key("sample"), 2**31 - 2), _SPECTRA)
-    if model.maps(fields[..., 0])[0].size > _ROWS:
+    if action.monomials[0].rows > _ROWS:
         return None
+    context.output.note(f"sample    spectra of the conditional flows on {_SPECTRA} configurations")
+    fields, _ = model.draw(jax.random.fold_in(context.key("sample"), 2**31 - 2), _SPECTRA)
     found = []
     for monomial, each in zip(action.monomials, _spectra(model, action, fields), strict=True):
         smallest, largest, condition, moment = (np.asarray(column, np.float64) for column in each)
