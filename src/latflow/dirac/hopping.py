@@ -45,6 +45,11 @@ class AbstractHopping(AbstractStencil):
         """H psi."""
 
     @abc.abstractmethod
+    def blocks(self) -> Complex[Array, "directions n n ..."]:
+        """H_a(x) for all sites x and the directions a = +0, -0, +1, ...: what the spinor at x + a contributes to that at x, as
+        matrices of the index (spin, colour)."""
+
+    @abc.abstractmethod
     def halves(self) -> AbstractHalfHopping:
         """The same between the halves of the lattice. Raises ValueError for odd extents."""
 
@@ -100,6 +105,10 @@ class WilsonHopping(AbstractHopping):
 
         return _wilson(self.kappa, Nd, self.links, self.links, psi, ahead, behind)
 
+    def blocks(self) -> Complex[Array, "directions n n ..."]:
+        Nd = self.geometry.Nd
+        return _wilson_blocks(self.kappa, Nd, self.links, self.links, lambda field, mu: shift(field, mu, Nd, -1))
+
     def halves(self) -> WilsonHalfHopping:
         splitting = Halves(self.geometry)
         even, odd = splitting.split(self.links)
@@ -141,14 +150,11 @@ class WilsonHalfHopping(AbstractHalfHopping):
 
     def blocks(self, parity: int) -> Complex[Array, "directions n n ..."]:
         here, there = (self.odd, self.even) if parity else (self.even, self.odd)
-        Nd = self.splitting.geometry.Nd
-        n, out = gamma.num_spins(Nd) * here.shape[0], []
-        for mu, g in enumerate(gamma.matrices(Nd)):
-            back = jnp.conj(jnp.swapaxes(component(there, mu, Nd), 0, 1))
-            for sign, links in ((1, component(here, mu, Nd)), (-1, self.splitting.shift(back, mu, parity, -1))):
-                spin = jnp.asarray(np.eye(len(g)) - sign * g, links.dtype).reshape(len(g), 1, len(g), 1, *[1] * Nd)
-                out.append((-self.kappa * spin * links[None, :, None]).reshape(n, n, *self.splitting.shape))
-        return jnp.stack(out)
+
+        def behind(field: Array, mu: int) -> Array:
+            return self.splitting.shift(field, mu, parity, -1)
+
+        return _wilson_blocks(self.kappa, self.splitting.geometry.Nd, here, there, behind)
 
     def vanishes(self, a: int, b: int) -> bool:
         return a ^ 1 == b  # (1 - gamma)(1 + gamma) = 0
@@ -169,6 +175,16 @@ def _wilson(kappa: Array, Nd: int, here: Matrices, there: Matrices, psi: Spinor,
         upper = high if upper is None else upper + high
         lower = low if lower is None else lower + low
     return -kappa * jnp.concatenate([upper, lower])
+
+
+def _wilson_blocks(kappa: Array, Nd: int, here: Matrices, there: Matrices, behind) -> Complex[Array, "directions n n ..."]:
+    n, out = gamma.num_spins(Nd) * here.shape[0], []
+    for mu, g in enumerate(gamma.matrices(Nd)):
+        back = jnp.conj(jnp.swapaxes(component(there, mu, Nd), 0, 1))
+        for sign, links in ((1, component(here, mu, Nd)), (-1, behind(back, mu))):
+            spin = jnp.asarray(np.eye(len(g)) - sign * g, links.dtype).reshape(len(g), 1, len(g), 1, *[1] * Nd)
+            out.append((-kappa * spin * links[None, :, None]).reshape(n, n, *links.shape[2:]))
+    return jnp.stack(out)
 
 
 def _colour(u: Complex[Array, "Nc Nc ..."], h: Spinor, dagger: bool = False) -> Spinor:

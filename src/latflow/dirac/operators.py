@@ -9,7 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
-from latflow.dirac.assembly import dense_complement
+from latflow.dirac.assembly import Coupling, complement_couplings, dense_matrix, full_couplings
 from latflow.dirac.base import AbstractDirac, Spinor
 from latflow.dirac.hopping import AbstractHalfHopping, AbstractHopping, AbstractStencil
 from latflow.dirac.site_terms import AbstractSiteTerm
@@ -48,6 +48,10 @@ class AbstractFactor(AbstractDirac):
     def reconstruct(self, psi: Spinor, rest: Spinor) -> Spinor:
         """The solution of D x = b on the whole lattice from the solution `psi` of the factor's equation."""
 
+    @abc.abstractmethod
+    def couplings(self) -> list[Coupling]:
+        """The entries of the matrix, O(size) of them."""
+
     def determinant_sign(self) -> Float[Array, ""]:
         """The sign of det D, +1 or -1, by dense LU of this factor."""
         return jnp.sign(jnp.real(jnp.linalg.slogdet(self.matrix())[0])) * self.sign_rest()
@@ -71,6 +75,9 @@ class Dirac(AbstractFactor):
     def preconditioned(self) -> Dirac | Schur:
         """The even/odd complement where it exists, D itself on odd extents."""
         return self if any(n % 2 for n in self.shape[2:]) else self.schur()
+
+    def couplings(self) -> list[Coupling]:
+        return full_couplings(self.hopping, self.site)
 
     def log_abs_det_rest(self) -> Float[Array, ""]:
         return jnp.zeros((), working_dtype())
@@ -100,7 +107,10 @@ class Schur(AbstractFactor):
 
     def matrix(self) -> Complex[Array, "size size"]:
         """The dense matrix, from its O(size) entries."""
-        return dense_complement(self.hopping, self.even, self.odd_inverse)
+        return dense_matrix(self.couplings(), self.hopping.splitting)
+
+    def couplings(self) -> list[Coupling]:
+        return complement_couplings(self.hopping, self.even, self.odd_inverse)
 
     def log_abs_det_rest(self) -> Float[Array, ""]:
         """log |det A_oo|."""

@@ -46,6 +46,13 @@ class StaggeredHopping(AbstractHopping):
             total = total + u * shift(psi, mu, Nd) - shift(jnp.conj(u) * psi, mu, Nd, -1)
         return total
 
+    def blocks(self) -> Complex[Array, "directions n n ..."]:
+        Nd, out = self.geometry.Nd, []
+        for mu in range(Nd):
+            u = component(self.links, mu, Nd)
+            out += [u, -shift(jnp.conj(u), mu, Nd, -1)]
+        return jnp.stack(out)[:, None, None]
+
     def halves(self) -> StaggeredHalfHopping:
         splitting = Halves(self.geometry)
         even, odd = splitting.split(self.links)

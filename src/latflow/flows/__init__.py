@@ -4,7 +4,10 @@ from latflow.flows.base import AbstractBijection
 from latflow.flows.compose import Chain, Identity, Inverse, Scan
 from latflow.flows.continuous import ContinuousFlow, needs_audit, refined
 from latflow.flows.gauge_coupling import U1Coupling
+from latflow.flows.incomplete import IncompleteFactor
+from latflow.flows.linear import AbstractConditional, AbstractLinearMap, IdentityConditional, Product
 from latflow.flows.loop_terms import SUNLoopTerms, U1LoopTerms
+from latflow.flows.pseudofermion_layers import PseudofermionFlow
 from latflow.flows.residual_coupling import ResidualCoupling
 from latflow.flows.residual_sweep import ResidualSweep
 from latflow.flows.scalar_coupling import ScalarCoupling, scalar_coupling_flow
@@ -14,9 +17,15 @@ from latflow.flows.u1 import u1_coupling_flow
 
 __all__ = [
     "AbstractBijection",
+    "AbstractConditional",
+    "AbstractLinearMap",
     "Chain",
     "Identity",
+    "IdentityConditional",
+    "IncompleteFactor",
     "Inverse",
+    "Product",
+    "PseudofermionFlow",
     "ResidualCoupling",
     "ResidualSweep",
     "Scan",

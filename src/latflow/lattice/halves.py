@@ -35,6 +35,12 @@ class Halves:
         """Parity of the coordinates other than the last, of shape (*rows, 1)."""
         return self.geometry.parity()[..., :1]
 
+    def coordinates(self, parity: int) -> np.ndarray:
+        """Integer array (Nd, *shape): the coordinates of the sites of `parity`, in the order in which they are stored."""
+        x = self.geometry.coordinates()[..., ::2].copy()
+        x[-1] += (self._row_parity() + parity) % 2
+        return x
+
     def split(self, field: Shaped[Array, "..."]) -> tuple[Shaped[Array, "..."], Shaped[Array, "..."]]:
         """(even, odd) halves."""
         pairs = field.reshape(*field.shape[:-1], -1, 2)
