@@ -65,18 +65,21 @@ class Plain(_Pseudofermions):
     kind: Literal["gaussian"]
 
 
-Reach = NonNegative | Literal["complete"]
+Reach = NonNegative | Annotated[tuple[NonNegative, ...], Field(min_length=1), Strict(False)] | Literal["complete"]
+Order = Literal["nested", "pairs", "natural"]
 
 
 class Factorised(_Pseudofermions):
     """An incomplete block LU factorisation of the Dirac operator that keeps what is within `reach` of lattice distance, whose
     determinant is known: nothing to train. "complete" keeps everything, at the cost of the exact determinant.
 
-    The sites are eliminated in the `order` "pairs" (even time slices first) or "natural"."""
+    The sites are eliminated in the `order` "nested" (half of the time slices first, then half of the rest, and so on; `reach`
+    may then be a list, the reach of every step, the last for all further ones), "pairs" (even time slices first) or
+    "natural"."""
 
     kind: Literal["factorised"]
-    reach: Reach = 4
-    order: Literal["pairs", "natural"] = "pairs"
+    reach: Reach = (4, 8, 10, 12, 16)
+    order: Order = "nested"
 
 
 class Network(_Pseudofermions):
@@ -101,7 +104,7 @@ class Network(_Pseudofermions):
     bias_std: NonNegativeFloat = 0.0
     remat: bool = False
     reach: Reach | Literal["none"] = "none"
-    order: Literal["pairs", "natural"] = "pairs"
+    order: Order = "nested"
 
     def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from super().problems(sections)
