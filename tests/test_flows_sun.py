@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import equinox as eqx
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from contracts import gauge_transform
 
+from latflow.actions import WilsonGauge
 from latflow.flows import ResidualCoupling, ResidualSweep, SpectralCoupling, sun_coupling_flow
 from latflow.flows.staple_view import BlockStaples, ConvolutedStaples, PlaquetteStaples
 from latflow.flows.weyl_cell import angles_of, to_cell
@@ -97,37 +99,53 @@ ROWS = {
 }
 
 
+def forward_of(row: Row, layer):
+    """u -> (image, log det, Jacobian in algebra coordinates or None), compiled."""
+    group = SUN(row.Nc)
+    if not row.jacobian:
+        return jax.jit(lambda u: (*layer.forward_and_log_det(u), None))
+
+    @jax.jit
+    def run(u):
+        def moved(w):
+            y, log_det = layer.forward_and_log_det(group.multiply(group.exp(group.from_coordinates(w)), u))
+            return y, (y, log_det)
+
+        zero = jnp.zeros((group.dimension, *u.shape[2:]))
+        tangents, (image, log_det) = jax.jacfwd(moved, has_aux=True)(zero)
+
+        def coordinates(tangent):  # d image = i X image
+            return -2 * group.coordinates(group.trace_gradient(group.multiply(tangent, group.adjoint(image)))).ravel()
+
+        return image, log_det, jax.vmap(coordinates, -1, -1)(tangents.reshape(*u.shape, zero.size))
+
+    return run
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_round_trip_jacobian_and_gauge_symmetry(name):
     row = ROWS[name]
     group, shape = SUN(row.Nc), row.geometry.shape
     layer = rough(row.make())
     links = group.haar(jax.random.key(3), (len(shape), *shape), C128)
-    forward = eqx.filter_jit(lambda b, u: b.forward_and_log_det(u))
-    image, log_det = forward(layer, links)
-    back, log_back = eqx.filter_jit(lambda b, u: b.inverse_and_log_det(u))(layer, image)
+    forward = forward_of(row, layer)
+    image, log_det, jacobian = forward(links)
+    back, log_back = jax.jit(lambda u: layer.inverse_and_log_det(u))(image)
     np.testing.assert_allclose(back, links, atol=1e-11)
     assert abs(float(log_det + log_back)) < 1e-10
     assert abs(float(log_det)) > 1e-3
     assert group.reunitarise(image)[1] < 1e-12
     assert int(jnp.sum(jnp.any(jnp.abs(image - links) > 1e-9, axis=(0, 1)))) == row.moved
+    if row.jacobian:
+        assert abs(float(jnp.linalg.slogdet(jacobian)[1] - log_det)) < 1e-10
 
     omega = group.haar(jax.random.key(9), shape, C128)
-    turned, turned_log_det = forward(layer, gauge_transform(group, links, omega, len(shape)))
+    turned, turned_log_det, _ = forward(gauge_transform(group, links, omega, len(shape)))
     np.testing.assert_allclose(turned, gauge_transform(group, image, omega, len(shape)), atol=1e-11)
     assert abs(float(turned_log_det - log_det)) < 1e-10
-    if not row.jacobian:
-        return
-
-    def coordinates(w):
-        moved = group.multiply(group.exp(group.from_coordinates(w.reshape(group.dimension, *links.shape[2:]))), links)
-        return -2 * group.coordinates(group.trace_gradient(group.multiply(layer.forward(moved), group.adjoint(image)))).ravel()
-
-    zero = jnp.zeros(group.dimension * links[0, 0].size)
-    jacobian = jax.jit(jax.jacfwd(coordinates))(zero)
-    assert abs(float(jnp.linalg.slogdet(jacobian)[1] - log_det)) < 1e-10
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("Nc", [2, 3, 4])
 def test_spectrum_of_random_and_of_degenerate_matrices(Nc):
     group = SUN(Nc)
@@ -135,37 +153,61 @@ def test_spectrum_of_random_and_of_degenerate_matrices(Nc):
     shift = np.full(Nc, 0.7)
     shift[-1] = -0.7 * (Nc - 1)
     pair = recompose(u, jnp.broadcast_to(jnp.asarray(shift)[:, None], (Nc, 64))) if Nc > 2 else u
+
+    @jax.jit
+    def run(p):
+        theta, v = spectrum(p)
+        return recompose(v, theta), group.multiply(group.adjoint(v), v)
+
     for size in (0.0, 1e-12, 1e-8, 1e-4):
         near = group.exp(size * group.random_algebra(jax.random.key(1), (64,), C128))
         for p in (u, near, group.multiply(pair, near)):
-            theta, v = jax.jit(spectrum)(p)
-            np.testing.assert_allclose(recompose(v, theta), p, atol=2e-13)
-            np.testing.assert_allclose(group.multiply(group.adjoint(v), v), group.identity((64,), C128), atol=1e-13)
+            again, unit = run(p)
+            np.testing.assert_allclose(again, p, atol=2e-13)
+            np.testing.assert_allclose(unit, group.identity((64,), C128), atol=1e-13)
 
 
 @pytest.mark.parametrize("Nc", [2, 3, 4])
 def test_cell_angles_are_the_eigenvalues(Nc):
     u = SUN(Nc).haar(jax.random.key(2), (64,), C128)
-    theta, v = spectrum(u)
-    cell = to_cell(theta)
-    angles = angles_of(cell.box)
+
+    @jax.jit
+    def run(u):
+        theta, v = spectrum(u)
+        cell = to_cell(theta)
+        angles = angles_of(cell.box)
+        return angles, recompose(v, (cell.order * angles[:, None]).sum(0))
+
+    angles, again = run(u)
     np.testing.assert_allclose(angles.sum(0), 0, atol=1e-12)
     assert np.all(np.diff(angles, axis=0) < 0) and np.all(angles[0] - angles[-1] < 2 * np.pi)
-    np.testing.assert_allclose(recompose(v, (cell.order * angles[:, None]).sum(0)), u, atol=1e-12)
+    np.testing.assert_allclose(again, u, atol=1e-12)
 
 
+@functools.cache
+def stripe_and_gradient(Nc: int):
+    """links -> (links again, log det of the inverse, log det, its gradient), compiled."""
+    layer = rough(stripe(Nc, 0, 0))
+
+    @jax.jit
+    def run(links):
+        (image, log_det), pullback = jax.vjp(layer.forward_and_log_det, links)
+        (gradient,) = pullback((jnp.zeros_like(image), jnp.ones_like(log_det)))
+        return *layer.inverse_and_log_det(image), log_det, gradient
+
+    return run
+
+
+@pytest.mark.optimised
 @pytest.mark.parametrize(("Nc", "size"), [(2, 1e-9), (3, 0.0), (3, 1e-5)])
 def test_layers_are_safe_at_degenerate_plaquettes(Nc, size):
     """Cold links: every loop has all eigenvalues equal, exactly or nearly. There log det depends on the direction in which they
     part, so its gradient grows like the inverse distance, and no faster."""
     group = SUN(Nc)
     links = group.exp(size * group.random_algebra(jax.random.key(4), (2, 4, 4), C128))
-    layer = rough(stripe(Nc, 0, 0))
-    image, log_det = layer.forward_and_log_det(links)
-    back, log_back = layer.inverse_and_log_det(image)
+    back, log_back, log_det, gradient = stripe_and_gradient(Nc)(links)
     np.testing.assert_allclose(back, links, atol=1e-6)
     assert np.isfinite(log_det) and abs(float(log_det + log_back)) < (1e-2 if size > 1e-6 else 2)
-    gradient = jax.grad(lambda u: layer.forward_and_log_det(u)[1])(links)
     assert np.all(np.isfinite(gradient)) and np.max(np.abs(gradient)) < 10 / max(size, 1e-8)
 
 
@@ -177,14 +219,11 @@ def test_one_plaquette_coefficient_is_an_euler_step_of_the_gradient_flow():
     # the coefficient is 2 limit / sqrt(2) raw / sqrt(1 + 2 raw^2)
     raw = eps / (np.sqrt(2) * 0.8)
     layer = eqx.tree_at(lambda f: f.strengths, layer, jnp.asarray([raw / np.sqrt(1 - 2 * raw**2)]))
-    image, log_det = layer.forward_and_log_det(links)
-    from latflow.actions import WilsonGauge
-
+    image, log_det, staples = jax.jit(lambda u: (*layer.forward_and_log_det(u), layer.view(u).staples))(links)
     force = WilsonGauge(geometry, group, 3.0).value_and_force(links)[1]  # -sum G for beta = Nc
     active = stripes(geometry, 0).links()
     step = group.exp(jnp.where(active[None, None], -eps * force, 0))
     np.testing.assert_allclose(image, group.multiply(step, links), atol=1e-13)
-    staples = layer.view(links).staples
     u = layer.view.mask.compact(links[:, :, 0])
     trace = sum(float(jnp.sum(group.re_trace(group.multiply(u, staples[:, :, k])))) for k in range(2))
     # G halves, so the Laplacian of Re tr W, -(N^2-1)/N times it, enters with one half: -(8/3)/2 = -4/3

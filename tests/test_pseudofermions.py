@@ -58,9 +58,12 @@ def case(name: str) -> SimpleNamespace:
         solved = Pseudofermion(monomial, phi, **SOLVE).solved(field)
         return phi, solved, monomial.log_det(field)
 
-    def exact(field, phi, mu, heavier):
+    def matrix(field):
         operator = fermion.operator(field)
-        D = dense(operator.schur() if even_odd else operator)
+        return dense(operator.schur() if even_odd else operator)
+
+    def exact(field, phi, mu, heavier):
+        D = matrix(field)
         M, vector = D @ D.conj().T, phi.reshape(-1)
         unit = jnp.eye(len(vector))
         value = jnp.real(jnp.vdot(vector, jnp.linalg.solve(M + mu * unit, vector)))
@@ -81,6 +84,7 @@ def case(name: str) -> SimpleNamespace:
         moved=moved,
         tested=quick_jit(tested),
         exact=quick_jit(exact),
+        matrix=quick_jit(matrix),
     )
 
 
@@ -103,7 +107,7 @@ def test_monomials_agree_with_dense_matrices(name):
             close(c.group.inner(solved.force, c.direction), slope, 1e-7)
             total += log_det
         unit = jnp.eye(c.eta.size)
-        D = dense(c.fermion.operator(c.field).schur() if c.even_odd else c.fermion.operator(c.field))
+        D = c.matrix(c.field)
         close(total, jnp.linalg.slogdet(D @ D.conj().T + masses[0] * unit)[1], 1e-10)
 
 
@@ -113,12 +117,18 @@ def test_odd_sites_complete_the_determinant(name):
     c = case(name)
     rest = OddSites(c.fermion)
     assert rest.trivial(c.field) == (name == "U1 even/odd")
-    log_det = functools.reduce(jnp.add, (m.log_det(c.field) for m in monomials(c.fermion, (0.3,))))
-    close(log_det - rest(c.field), 2 * jnp.linalg.slogdet(dense(c.fermion.operator(c.field)))[1], 1e-10)
-    value, step = quick_jit(lambda field: rest(field)), 1e-3
-    values = [value(c.moved(n * step)) for n in (-2, -1, 1, 2)]
+
+    @quick_jit
+    def run(field):
+        log_det = functools.reduce(jnp.add, (m.log_det(field) for m in monomials(c.fermion, (0.3,))))
+        return log_det, *rest.value_and_force(field), dense(c.fermion.operator(field))
+
+    log_det, value, force, D = run(c.field)
+    close(log_det - value, 2 * jnp.linalg.slogdet(D)[1], 1e-10)
+    step = 1e-3
+    values = [run(c.moved(n * step))[1] for n in (-2, -1, 1, 2)]
     slope = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
-    close(c.group.inner(rest.force(c.field), c.direction), slope, 1e-8)
+    close(c.group.inner(force, c.direction), slope, 1e-8)
 
 
 def test_conditional_densities_are_normalised():
@@ -126,7 +136,7 @@ def test_conditional_densities_are_normalised():
     fermion, draws = WilsonFermion(Geometry((2, 2)), U1(), 0.12), 4096
     field = cut(U1(), pool(U1(), 0)[0], (2, 2, 2))
     for monomial in monomials(fermion, (0.5,)):
-        log_det = monomial.log_det(field)
+        log_det = quick_jit(lambda field, monomial=monomial: monomial.log_det(field))(field)
 
         def log_ratio(key, monomial=monomial, log_det=log_det):
             phi = monomial.noise(key, field)
@@ -151,11 +161,16 @@ def test_values_of_rough_solutions_are_wrong_in_second_order(heavier):
     """An X that is wrong by delta changes the value by -(1 or the difference of the masses) delta^dagger (M + mu) delta."""
     c, mu = case("U1 even/odd"), 0.1
     monomial = Monomial(c.fermion, mu, heavier)
-    solution, _ = Pseudofermion(monomial, c.eta, **SOLVE).solve(c.field)
-    delta = 0.1 * jax.random.normal(jax.random.key(3), solution.shape, solution.dtype)
-    right, wrong = (monomial.value(c.field, c.eta, x) for x in (solution, solution + delta))
-    factor = 1 if heavier is None else heavier - mu
-    close(right - wrong, factor * (inner(delta, monomial.operator(c.field).normal(delta)) + mu * inner(delta, delta)), 1e-10)
+    delta = 0.1 * jax.random.normal(jax.random.key(3), c.eta.shape, c.eta.dtype)
+
+    @quick_jit
+    def run(field):
+        solution, _ = Pseudofermion(monomial, c.eta, **SOLVE).solve(field)
+        right, wrong = (monomial.value(field, c.eta, x) for x in (solution, solution + delta))
+        return right - wrong, inner(delta, monomial.operator(field).normal(delta)) + mu * inner(delta, delta)
+
+    difference, expected = run(c.field)
+    close(difference, (1 if heavier is None else heavier - mu) * expected, 1e-10)
 
 
 # ---- hybrid Monte Carlo -------------------------------------------------------------------------------------------------
@@ -225,7 +240,7 @@ def test_hmc_agrees_with_reweighted_exact_samples(name):
     new = measure(final)
     error = np.sqrt(plain_error**2 + new.var(0) / chains)
     assert np.all(abs(new.mean(0) - expected) < 5 * error)
-    np.testing.assert_allclose(states.action, jax.vmap(kernel.action)(jnp.asarray(final)), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(states.action, jax.jit(jax.vmap(kernel.action))(final), rtol=1e-9, atol=1e-9)
 
 
 LARGER = WilsonGauge(Geometry((6, 8)), U1(), 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,27 +46,36 @@ def by_autodiff(group: SUN, w):
     return jnp.linalg.slogdet(jax.jacfwd(coordinates)(jnp.zeros(group.dimension)))[1]
 
 
+@functools.cache
+def compiled(Nc: int):
+    """w -> (M, log det, its gradient as that of a sum), compiled; and log det in single precision, and by autodiff."""
+    group = SUN(Nc)
+
+    def value(w):
+        return log_det_jacobian(group, w, group.trace_gradient(w))
+
+    @jax.jit
+    def run(w):
+        values, pullback = jax.vjp(value, w)
+        return symmetric_jacobian(group, w, group.trace_gradient(w))[0], values, pullback(jnp.ones_like(values))[0]
+
+    return run, jax.jit(value), jax.jit(jax.vmap(lambda v: by_autodiff(group, v), -1))
+
+
 @pytest.mark.parametrize("kind", ["generic", "zero", "tiny", "degenerate"])
 @pytest.mark.parametrize("Nc", [2, 3, 4])
 def test_log_det_is_that_of_the_map(Nc, kind):
     group = SUN(Nc)
     w = cases(group, kind)
-    x = group.trace_gradient(w)
-    M, _ = symmetric_jacobian(group, w, x)
+    run, log_det_of, expected = compiled(Nc)
+    M, value, gradient = run(w)
     np.testing.assert_allclose(M, jnp.swapaxes(M, 0, 1), atol=1e-14)
-    value = log_det_jacobian(group, w, x)
-    np.testing.assert_allclose(value, jax.vmap(lambda v: by_autodiff(group, v), -1)(w), atol=1e-13 * Nc**2)
-
-    single = w.astype(jnp.complex64)
-    np.testing.assert_allclose(log_det_jacobian(group, single, group.trace_gradient(single)), value, atol=5e-6)
+    np.testing.assert_allclose(value, expected(w), atol=1e-13 * Nc**2)
+    np.testing.assert_allclose(log_det_of(w.astype(jnp.complex64)), value, atol=5e-6)
 
     # symmetric difference along random directions, of the real and of the imaginary part of w
-    def f(w):
-        return jnp.sum(log_det_jacobian(group, w, group.trace_gradient(w)))
-
     direction, step = group.haar(jax.random.key(1), (5,), C128), 1e-5
-    difference = (f(w + step * direction) - f(w - step * direction)) / (2 * step)
-    gradient = jax.grad(f)(w)
+    difference = jnp.sum(run(w + step * direction)[1] - run(w - step * direction)[1]) / (2 * step)
     assert float(jnp.sum(jnp.real(gradient * direction))) == pytest.approx(float(difference), abs=1e-8)
 
 
@@ -73,7 +84,7 @@ def test_inverse_in_place_and_its_use_as_a_derivative():
     inverse, value = inverse_and_log_det(a)
     np.testing.assert_allclose(inverse[..., 0], np.linalg.inv(a[..., 0]), atol=1e-14)
     np.testing.assert_allclose([value[0], log_det(a)[0]], np.linalg.slogdet(a[..., 0])[1], atol=1e-14)
-    gradient = jax.grad(lambda a: log_det(a)[0])
+    gradient = jax.jit(jax.grad(lambda a: log_det(a)[0]))
     np.testing.assert_allclose(gradient(a)[..., 0], np.linalg.inv(a[..., 0]).T, atol=1e-14)
     # and once more: d(a^-1) = -a^-1 da a^-1
     da = jnp.asarray(np.random.default_rng(1).normal(size=(6, 6, 1)))
@@ -82,10 +93,13 @@ def test_inverse_in_place_and_its_use_as_a_derivative():
     np.testing.assert_allclose(second, -(i @ da[..., 0] @ i).T, atol=1e-13)
 
 
+POLAR_AND_SLOPE = jax.jit(lambda a, da: jax.jvp(polar, (a,), (da,)))
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-8])
 @pytest.mark.parametrize("Nc", [2, 3, 4])
 def test_derivative_of_the_polar_factor(Nc, scale):
     a, da = scale * jax.random.normal(jax.random.key(2), (2, Nc, Nc, 5), C128)
     step = 1e-6
-    difference = (polar(a + step * da) - polar(a - step * da)) / (2 * step)
-    np.testing.assert_allclose(jax.jvp(polar, (a,), (da,))[1], difference, atol=1e-5)
+    difference = (POLAR_AND_SLOPE(a + step * da, da)[0] - POLAR_AND_SLOPE(a - step * da, da)[0]) / (2 * step)
+    np.testing.assert_allclose(POLAR_AND_SLOPE(a, da)[1], difference, atol=1e-5)
