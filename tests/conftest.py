@@ -6,10 +6,12 @@ command line in processes of their own are what users have.
 """
 
 import atexit
-import contextlib
 import ctypes
+import gc
 import os
+import resource
 import shutil
+import sys
 import tempfile
 
 # Back-to-back collective programs deadlock on few cores unless XLA's CPU client sees more workers than cores.
@@ -32,6 +34,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_disable_most_optimizations", True)
 
+MAX_RESIDENT_BYTES = 1 << 30
+
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "optimised: compiled as users have it; for long computations and for rounding errors")
@@ -42,8 +46,14 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def memory_given_back():
-    """Between modules a worker returns to the system what compiling has left in the allocator: gigabytes, with glibc."""
+def bounded_memory():
+    """A worker that has compiled much drops its programs between two modules, and returns what they leave in the allocator."""
     yield
-    with contextlib.suppress(OSError, AttributeError):
+    if not sys.platform.startswith("linux"):
+        return
+    with open("/proc/self/statm") as file:
+        resident = int(file.read().split()[1]) * resource.getpagesize()
+    if resident > MAX_RESIDENT_BYTES:
+        jax.clear_caches()
+        gc.collect()
         ctypes.CDLL(None).malloc_trim(0)

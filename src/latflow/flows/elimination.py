@@ -132,7 +132,8 @@ class _Tables:
         self.opposite, self.difference = jnp.asarray(plan.opposite), jnp.asarray(plan.difference)
         self.common, self.place = jnp.asarray(plan.common), jnp.asarray(plan.place)
         self.earlier, self.later = jnp.asarray(plan.earlier), jnp.asarray(plan.later)
-        self.num_earlier, self.num_later = (jnp.sum(t < plan.width, 1) for t in (self.earlier, self.later))
+        counts = (np.sum(table < plan.width, 1, dtype=np.int32) for table in (plan.earlier, plan.later))
+        self.num_earlier, self.num_later = map(jnp.asarray, counts)
         self.empty = plan.width
 
     def shared(self, i: Array, s: Array, since: Array) -> tuple[Array, Array]:
