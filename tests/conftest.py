@@ -1,8 +1,8 @@
 """Strict test environment: float64, runtime type checks of every annotation, no silent broadcasting between ranks.
 
 Most tests wait for compilers, not for results, so the code generator leaves out its optimisations (those of XLA's graph stay)
-and no program is compiled twice. Tests that compute for long, or that look at rounding, are marked `optimised`; runs of the
-command line in processes of their own are what users have.
+and no program is compiled twice. Tests that look at rounding are marked `optimised`; runs of the command line in processes of
+their own are what users have.
 """
 
 import atexit
@@ -38,7 +38,7 @@ MAX_RESIDENT_BYTES = 1 << 30
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "optimised: compiled as users have it; for long computations and for rounding errors")
+    config.addinivalue_line("markers", "optimised: compiled as users have it; for tests of rounding errors")
 
 
 def pytest_runtest_setup(item):

@@ -20,9 +20,9 @@ C128 = jnp.complex128
 
 
 @functools.cache
-def haar_draws(Nc: int):
-    """400000 Haar matrices, for all comparisons."""
-    return jax.jit(lambda key: SUN(Nc).haar(key, (400000,), C128))(jax.random.key(2))
+def haar_draws(Nc: int, n: int = 100000):
+    """Haar matrices, for all comparisons."""
+    return jax.jit(lambda key: SUN(Nc).haar(key, (n,), C128))(jax.random.key(2))
 
 
 def compare(drawn, haar, log_weight, observables) -> None:
@@ -41,7 +41,7 @@ def test_boltzmann_su3(d):
     group = SUN(3)
     drawn = jax.jit(boltzmann_su3)(jax.random.key(1), jnp.full((40000,), d))
     assert group.reunitarise(drawn)[1] < 1e-12
-    haar = haar_draws(3)
+    haar = haar_draws(3, 400000 if d > 1 else 100000)
     observables = (
         group.re_trace,
         lambda u: group.re_trace(u) ** 2,

@@ -118,7 +118,6 @@ ROWS = {
     "heatbath U1": Row(HeatbathU1(U1_2D), exact, U1_ENERGY),
     "heatbath+overrelaxation 4D": Row(heatbath_sweep(U1_4D, 2), hot, None, 256, 20, 15),
     "heatbath SU2": Row(HeatbathSUN(SU2), cold, SU2_ENERGY, 512, 20, 15),
-    "heatbath SU3": Row(HeatbathSUN(SU3), cold, SU3_ENERGY, 512, 20, 15),
     "heatbath+overrelaxation SU3": Row(heatbath_sweep(SU3, 1), cold, SU3_ENERGY, 512, 20, 15),
     "overrelaxation U1": Row(OverrelaxationU1(U1_2D), exact, U1_ENERGY),
     "local U1": Row(LocalMetropolis(U1_2D, 1.5), exact, U1_ENERGY),

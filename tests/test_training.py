@@ -264,6 +264,7 @@ def block_log_density(n: int, beta: float, flux: np.ndarray) -> np.ndarray:
     return np.log((1 + 2 * np.sum(ratio**n * np.cos(m * flux[..., None]), -1)) / (2 * np.pi))
 
 
+@pytest.mark.optimised
 def test_each_level_learns_its_exact_conditional():
     """A block of n plaquettes with flux s splits into a and s - a with probability g_{n/2}(a) g_{n/2}(s - a) / g_n(s)."""
     geometry, beta = Geometry((4, 4)), 3.0

@@ -114,7 +114,7 @@ class IncompleteFactor(AbstractConditional):
     model (kappa = 0.265, 16 x 16, beta = 2.245, one monomial with mu = 0) the mean of 1 / E[w^2], w the weight of a draw, is
 
         "natural", 8    "pairs", 8    "nested", 8    "nested", (4, 6, 8, 16)    "nested", (4, 8, 10, 12, 16)
-        0.03            0.05          0.19           0.46                       0.95
+        0.03            0.05          0.14           0.48                       0.95
 
     at 1400, 1400, 1400, 460 and 1060 products of blocks per even site; on 32 x 32 (beta = 2.2) it is 0.74 for "nested",
     (4, 8, 10, 12, 16, 20, 24), at 1340. Fermions that are heavier, or more dimensions, gain less from it.
