@@ -345,6 +345,8 @@ def test_an_ensemble_carried_by_few_proposals_is_called_so(tmp_path: Path):
     few, failed = analysis._warnings(3.2, 4096, 7, None)
     assert "only 3.2 of 4096" in few and "7 of 4096" in failed
     assert list(analysis._warnings(4000.0, 4096, 0, 1e-4)) == []
+    (heavy,) = analysis._warnings(150.0, 4096, 0, None, 0.3)
+    assert "one of 4096 proposals carries 30%" in heavy
     with (tmp_path / "out").open("w") as stream:
         print_summary({"recipe": "a", "warnings": [few]}, stream)
     assert "Warning: only 3.2" in (tmp_path / "out").read_text()

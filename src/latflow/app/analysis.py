@@ -76,6 +76,7 @@ def weights_summary(file: EnsembleFile, action: AbstractAction) -> dict[str, Any
     if "log_det_estimates" in file.columns:
         extra["pseudofermions"] = _pseudofermions(file, log_weight)
     unusable = int(np.sum(np.isneginf(log_weight)))
+    heaviest = float(normalised_weights(log_weight).max() / log_weight.size)
     audit = float(file.read("audit").max()) if "audit" in file.columns else None
     return plain(
         {
@@ -84,7 +85,7 @@ def weights_summary(file: EnsembleFile, action: AbstractAction) -> dict[str, Any
             "acceptance": float(file.read("accepted").mean()),
             "log_z": {"value": value, "error": error, "exact": known},
             **extra,
-            "warnings": list(_warnings(ess * log_weight.size, log_weight, unusable, audit)),
+            "warnings": list(_warnings(ess * log_weight.size, log_weight.size, unusable, audit, heaviest)),
         }
     )
 
@@ -103,7 +104,6 @@ def _pseudofermions(file: EnsembleFile, log_weight: np.ndarray) -> dict[str, Any
         "fit": None if fit is None else fit._asdict(),
         "failed": int(np.sum(~np.isfinite(estimates))),
         "iterations": {"mean": float(iterations.mean()), "largest": int(iterations.max())},
-        "heaviest": float(normalised_weights(log_weight).max() / log_weight.size),
     }
     if "marginal_action" in file.columns:
         exact = usable(-file.read("marginal_action") - log_q)
@@ -112,9 +112,8 @@ def _pseudofermions(file: EnsembleFile, log_weight: np.ndarray) -> dict[str, Any
     return found
 
 
-def _warnings(effective: float, log_weight: np.ndarray, unusable: int, audit: float | None) -> Iterator[str]:
-    proposals = log_weight.size
-    if (heaviest := normalised_weights(log_weight).max() / proposals) > _HEAVY:
+def _warnings(effective: float, proposals: int, unusable: int, audit: float | None, heaviest: float = 0.0) -> Iterator[str]:
+    if heaviest > _HEAVY:
         yield f"one of {proposals} proposals carries {heaviest:.0%} of the weight: the effective sample size cannot be trusted"
     if effective < _FEWEST:
         yield (
