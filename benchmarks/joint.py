@@ -1,6 +1,6 @@
 """Cost of joint models against the volume, two-dimensional U(1) at beta 2, kappa 0.265.
 
-    python benchmarks/joint.py [--quick] [--reach R] [--masses M ...] [--draws N]
+    python benchmarks/joint.py [--quick] [--reach R ...] [--masses M ...] [--draws N]
 
 times, per configuration of L x L in batches, the exact draw of the gauge field, the incomplete factorisation with the
 determinant it has, and one pseudofermion per monomial with its solve and weight; and the exact determinant beside it. Prints
@@ -32,7 +32,7 @@ BATCHES = {8: 256, 16: 64, 32: 16, 64: 4}
 DENSE = 32  # determinants up to here
 
 
-def costs(L: int, batch: int, masses: tuple[float, ...], reach: int, draws: int) -> dict[str, float]:
+def costs(L: int, batch: int, masses: tuple[float, ...], reach: tuple[int, ...], draws: int) -> dict[str, float]:
     """Milliseconds per configuration."""
     geometry = Geometry((L, L))
     fermion = WilsonFermion(geometry, U1(), KAPPA)
@@ -67,14 +67,14 @@ def costs(L: int, batch: int, masses: tuple[float, ...], reach: int, draws: int)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small lattices only")
-    parser.add_argument("--reach", type=int, default=8)
-    parser.add_argument("--masses", type=float, nargs="*", default=[0.05])
+    parser.add_argument("--reach", type=int, nargs="*", default=[4, 8, 10, 12, 16])
+    parser.add_argument("--masses", type=float, nargs="*", default=[])
     parser.add_argument("--draws", type=int, default=4)
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     sizes = [L for L in BATCHES if L <= 16 or not options.quick]
     print(f"reach {options.reach}, masses {options.masses}, load {os.getloadavg()[0]:.1f}")
-    table = {L: costs(L, BATCHES[L], tuple(options.masses), options.reach, options.draws) for L in sizes}
+    table = {L: costs(L, BATCHES[L], tuple(options.masses), tuple(options.reach), options.draws) for L in sizes}
     names = list(table[sizes[0]])
     print("| L | batch | " + " | ".join(f"{name}, ms" for name in names) + " |")
     print("|---" * (len(names) + 2) + "|")

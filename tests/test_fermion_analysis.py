@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import random
 
-from latflow.app import build
+from latflow.app import builders
 from latflow.app.analysis import _chain_facts, _means
 from latflow.app.config import validate
 from latflow.app.correlators import pion_mass
@@ -91,24 +91,24 @@ def test_the_energy_of_hmc_is_summarised(tmp_path):
 
 def test_baselines_are_what_was_asked_for():
     settings = {"kind": "hmc", "hasenbusch": [0.01, 0.1], "gauge_steps": 3, "num_steps": 5, "integrator": "leapfrog"}
-    kernel = build.build_baseline(config(baseline=settings))
+    kernel = builders.build_baseline(config(baseline=settings))
     assert isinstance(kernel, PseudofermionHMC)
     assert [(level.terms, level.num_steps) for level in kernel.levels] == [((0, 1, 2), 5), ((BOSONS,), 3)]
     assert kernel.masses == (0.01, 0.1) and kernel.flavours == 2
-    single = build.build_baseline(config(baseline={"kind": "hmc", "num_steps": 5}))
+    single = builders.build_baseline(config(baseline={"kind": "hmc", "num_steps": 5}))
     assert isinstance(single, PseudofermionHMC) and [level.terms for level in single.levels] == [(0, BOSONS)]
-    exact = build.build_baseline(config(baseline={"kind": "hmc", "fermions": "determinant"}))
+    exact = builders.build_baseline(config(baseline={"kind": "hmc", "fermions": "determinant"}))
     assert isinstance(exact, HMC) and len(exact.action.terms) == 2  # type: ignore[attr-defined]
 
 
 def test_parameters_reach_the_operator():
     """Boundary angles in units of pi, the clover coefficient, and the mass of Yukawa fermions."""
     default, spelled = (
-        build.build_action(config(fermions={**WILSON, **more, "csw": 0.5})) for more in ({}, {"boundary": [1.0, 0.0]})
+        builders.build_action(config(fermions={**WILSON, **more, "csw": 0.5})) for more in ({}, {"boundary": [1.0, 0.0]})
     )
     theta = random.uniform(random.key(0), (2, 4, 4))
     assert float(default(theta)) == pytest.approx(float(spelled(theta)), rel=1e-12)
-    assert float(build.build_action(config())(theta)) != pytest.approx(float(default(theta)), rel=1e-6)
+    assert float(builders.build_action(config())(theta)) != pytest.approx(float(default(theta)), rel=1e-6)
     scalar = {"kind": "phi4", "lattice": [4, 4], "m2": 1.0, "lam": 0.5}
-    yukawa = build.build_fermion(config(scalar, {"kind": "wilson-yukawa", "mass": 0.3, "g": 0.2}))
+    yukawa = builders.build_fermion(config(scalar, {"kind": "wilson-yukawa", "mass": 0.3, "g": 0.2}))
     assert yukawa is not None and yukawa.kappa == pytest.approx(1 / 4.6)  # type: ignore[attr-defined]

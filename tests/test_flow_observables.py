@@ -14,7 +14,7 @@ from test_config import RAW, problems
 from test_gradient_flow import abelian, rough
 
 from latflow import statistics
-from latflow.app import build, configurations
+from latflow.app import builders, configurations
 from latflow.app.config import validate
 from latflow.app.measurements import functions
 from latflow.app.report import write_report
@@ -64,7 +64,7 @@ def test_a_configuration_gives_what_the_library_gives_and_flows_once(monkeypatch
     overrides += ["measure.wilson_loops=[[1,2]]", "measure.observables=['plaquette']"]
     theory = {"kind": "sun", "Nc": 2, "lattice": [2, 2, 2, 2], "beta": 2.0}
     config = validate({"name": "a", "precision": "double", "theory": theory}, overrides)
-    action = build.build_action(config)
+    action = builders.build_action(config)
     group, geometry = action.group, action.geometry
     calls = []
 

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from latflow.app.config import ConfigError, validate
 from latflow.app.output import Output
@@ -15,6 +16,7 @@ from latflow.app.reproduce.figures import FIGURES, Part
 from latflow.app.session import execute
 from latflow.errors import LatflowError, MismatchError
 from latflow.io.ensemble import EnsembleFile
+from latflow.statistics.draws import averaged
 
 TINY = """
 name = "tiny"
@@ -137,6 +139,47 @@ def test_a_conditional_flow_is_for_one_operator(where, setting, named):
     start = f'train.start_from="{where / "run"}"'
     with pytest.raises(MismatchError, match=named):
         _do("train", where / "tiny.toml", where / f"other-{named}", setting, start)
+
+
+FLOW = ("flow.kind=u1-coupling", "flow.mask=stripes", "flow.blocks=1", "flow.hidden=[4]", "flow.bins=4", "baseline.kind=none")
+
+
+def _tensors(run):
+    return load_file(run / "model" / "model.safetensors")
+
+
+def test_stage_after_stage(where):
+    """A flow of the gauge field, trained with the exact determinant, is frozen in the joint model that starts from it."""
+    alone, staged = where / "alone", where / "staged"
+    tiny = where / "tiny.toml"
+    _do("train", tiny, alone, *FLOW, "pseudofermions.kind=none", "train.evaluate=0")
+    start = (*FLOW, f'train.start_from="{alone}"', "train.evaluate=0")
+    _do("train", tiny, staged, *start, "train.stage=conditional")
+    before, after = _tensors(alone), _tensors(staged)
+    kept = {name: value for name, value in after.items() if "marginal" in name}
+    assert len(kept) == len(before) < len(after)
+    for (_, ours), (_, theirs) in zip(sorted(kept.items()), sorted(before.items()), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(MismatchError, match="bins"):
+        _do("train", tiny, where / "staged-no", *start, "flow.bins=6")
+
+
+def test_conditionals_on_a_stored_ensemble(where):
+    """Trained on configurations of the pure gauge theory, whose weights are then estimates of the determinant."""
+    run = where / "stored"
+    settings = (
+        "prior.kind=ensemble",
+        "prior.beta=1.0",
+        "prior.configurations=128",
+        "prior.thermalisation=5",
+        "prior.separation=1",
+    )
+    _do("run", where / "tiny.toml", run, *settings, "sample.num_samples=128", "sample.batch_size=64", "pseudofermions.draws=2")
+    summary = _summary(run)
+    assert summary["prior"]["kind"] == "ensemble" and 0 < summary["ess"]["value"] <= 1
+    with EnsembleFile.open(run / "ensemble.h5") as file:
+        log_weight, estimates = -file.read("action") - file.read("log_q"), file.read("log_det_estimates")
+    np.testing.assert_allclose(log_weight, averaged(estimates, np.arange(2)), atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from contracts import gauge_transform
 from scipy import special, stats
 
 from latflow.actions import WilsonGauge
-from latflow.app import build
+from latflow.app import builders
 from latflow.app.config import validate
 from latflow.errors import LatflowError
 from latflow.exact import TorusSUN, TorusU1
@@ -295,12 +295,12 @@ def test_what_is_refused():
 def test_configuration():
     raw = {"name": "a", "theory": {"kind": "sun", "Nc": 3, "lattice": [2, 2, 2, 2], "beta": 1.0}}
     raw["prior"] = {"kind": "sequential-heatbath"}
-    prior = build.build_model(validate(raw)).prior
+    prior = builders.build_model(validate(raw)).prior
     assert isinstance(prior, SequentialHeatbath)
     assert (prior.beta, prior.area, prior.dtype, prior.trainable) == (1.0, 2, jnp.complex64, False)
     config = validate(raw, ["prior.beta=1.5", "prior.area=1"])
     assert config.prior.density == {"kind": "sequential-heatbath", "beta": 1.5, "area": 1}
     with pytest.raises(LatflowError, match="smaller beta"):
-        build.build_model(validate(raw, ["prior.beta=9"]))
+        builders.build_model(validate(raw, ["prior.beta=9"]))
     with pytest.raises(LatflowError, match="not of SU\\(4\\)"):
         validate(raw, ["theory.Nc=4"])

@@ -174,6 +174,26 @@ def test_files_of_other_codes(tmp_path):
     assert "is of the lattice [4, 2, 2, 6], the theory of [4, 2, 2, 2]" in refused["error"]
 
 
+def test_files_of_a_theory_with_fermions(tmp_path):
+    """A factorisation that drops nothing has the exact determinant: no configuration has another weight than the rest."""
+    geometry, n = Geometry((2, 2, 2, 4)), 16
+    links = SUN(3).haar(jax.random.key(0), (n, 4, *geometry.shape), jnp.complex128)
+    for i, u in enumerate(np.moveaxis(np.asarray(links), 2, 0)):
+        write_nersc(tmp_path / f"cfg.{i}", u)
+    (tmp_path / "c.toml").write_text(
+        'name = "files"\nprecision = "double"\n[theory]\nkind = "sun"\nNc = 3\nlattice = [2, 2, 2, 4]\nbeta = 0.5\n'
+        '[fermions]\nkind = "wilson"\nkappa = 0.08\n[pseudofermions]\nkind = "factorised"\nreach = "complete"\n'
+        f'[prior]\nkind = "files"\nbeta = 0.5\ndynamical = true\nfiles = ["{tmp_path}/cfg.*"]\n[flow]\nkind = "identity"\n'
+        "[sample]\nnum_samples = 16\nbatch_size = 16\n[measure]\nobservables = ['plaquette']\npion = 'none'\n"
+        '[baseline]\nkind = "none"\n'
+    )
+    run(tmp_path / "c.toml", "--out", str(tmp_path / "run"))
+    with EnsembleFile.open(tmp_path / "run" / "ensemble.h5") as file:
+        np.testing.assert_allclose(-file.read("action") - file.read("log_q"), 0, atol=1e-6)
+    with pytest.raises(ConfigError, match=r"prior\.dynamical"):
+        read(tmp_path / "c.toml", ["fermions.kind=none", "pseudofermions.kind=none"])
+
+
 def test_sweeps_need_extents_that_their_masks_divide():
     recipe = recipes_index.path("su3-4d-shift")
     assert read(recipe, ["theory.lattice=[4,4,4,8]"]).flow.width == 4

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from latflow.actions import AbstractAction
-from latflow.app import build
+from latflow.app import builders
 from latflow.app.config import Config
 from latflow.app.correlators import pion_mass
 from latflow.app.output import plain
@@ -65,7 +65,7 @@ def weights_summary(file: EnsembleFile, action: AbstractAction) -> dict[str, Any
     extra: dict[str, Any] = {}
     if (prior := _stored_prior(file)) is not None:
         ess_error, error = _chain_errors(log_weight, prior["chains"])
-        reference = _known_log_z(build.at_coupling(action, prior["beta"]))
+        reference = _known_log_z(builders.at_coupling(action, prior["beta"]))
         known = None if known is None or reference is None else known - reference
         alone, alone_error = ess_with_error(usable(file.read("log_weight_prior")))
         extra = {"prior": prior, "ess_prior": {"value": alone, "error": alone_error}}
@@ -130,7 +130,7 @@ def _warnings(effective: float, proposals: int, unusable: int, audit: float | No
 
 
 def _known_log_z(action: AbstractAction) -> float | None:
-    known = build.known_values(action).get("log_z")
+    known = builders.known_values(action).get("log_z")
     return None if known is None else float(known)
 
 
@@ -198,7 +198,7 @@ def summarise(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(summary, {name: Obs}) of a run; `baseline` is its chain file, None where there is none yet. Raises as `analyse`."""
     chain = found.chain
-    exact = build.known_values(action, tuple(chain.estimates))
+    exact = builders.known_values(action, tuple(chain.estimates))
     rows: dict[str, Any] = {}
     for name, estimates in chain.estimates.items():
         rows[name] = {**columns(estimates, "value", "error", "tau_int"), "exact": exact.get(name)}
@@ -225,7 +225,7 @@ def summarise_baseline(
         reference = baseline_chain(file, config, action)
         facts = _chain_facts(file, config.baseline.kind)
     solved = config.fermions.kind == "none"  # `action` is that of the bosons alone
-    known = build.known_values(action, tuple(reference.estimates)) if solved else {}
+    known = builders.known_values(action, tuple(reference.estimates)) if solved else {}
     rows = {
         name: {"exact": known.get(name), "baseline": columns(e, "value", "error", "tau_int")}
         for name, e in reference.estimates.items()

@@ -8,7 +8,7 @@ from typing import Any
 
 from latflow import observables
 from latflow.actions import AbstractAction
-from latflow.app import build
+from latflow.app import builders
 from latflow.app.config import Config
 
 
@@ -23,7 +23,7 @@ def names(config: Config, action: AbstractAction) -> tuple[str, ...]:
 def functions(config: Config, action: AbstractAction) -> dict[str, Callable[[Any], Any]]:
     """{name: function of one configuration}; functions of the gradient flow, of smeared links and of fermions return {name:
     value}."""
-    boson = build.build_boson(config)  # whose density `action_density` is: the determinant is costly, and known by its weight
+    boson = builders.build_boson(config)  # its density is `action_density`: the determinant is costly, and known by its weight
     group, geometry, chosen = action.group, action.geometry, names(config, action)
     matches = [re.fullmatch(r"wilson_loop_(\d+)x(\d+)", name) for name in chosen]
     loops = tuple((int(match[1]), int(match[2])) for match in matches if match)
@@ -41,7 +41,7 @@ def functions(config: Config, action: AbstractAction) -> dict[str, Callable[[Any
 
 def fermionic(config: Config) -> observables.FermionObservables | None:
     """Pion, condensate and sign of the determinant of [fermions], None without fermions."""
-    fermion = build.build_fermion(config)
+    fermion = builders.build_fermion(config)
     if fermion is None:
         return None
     odd = bool(config.fermions.flavours % 2)  # type: ignore[union-attr]

@@ -164,17 +164,25 @@ class EnsemblePrior(_StoredPrior):
 
 class FilesPrior(_StoredPrior):
     """Configurations made by another code, one Markov chain: `files` are NERSC or ILDG files, or patterns such as
-    "configs/*.lime" (sorted by the numbers in their names), of the Wilson action at the coupling `beta`. The flow maps each
-    of them once, and weights are relative to that theory: log Z becomes log(Z / Z(beta))."""
+    "configs/*.lime" (sorted by the numbers in their names), of the Wilson action at the coupling `beta`, with `dynamical` also
+    of the fermions in [fermions], whose exact determinant is then computed of each. The flow maps each of them once, and
+    weights are relative to that theory: log Z becomes log(Z / Z(beta))."""
 
     kind: Literal["files"]
     files: Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
+    dynamical: bool = False
+
+    @property
+    def density(self) -> dict[str, Any]:
+        return {**super().density, **({"dynamical": True} if self.dynamical else {})}
 
     def problems(self, sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from super().problems(sections)
         theory = sections.get("theory")
         if theory is not None and (theory.kind != "sun" or theory.Nc != 3 or len(theory.lattice) != 4):
             yield "kind", "files hold SU(3) links in four dimensions"
+        if self.dynamical and not are_dynamical(sections.get("fermions")):
+            yield "dynamical", "there are no [fermions] that the files could be of"
 
 
 Prior = Annotated[

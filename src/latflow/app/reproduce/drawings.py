@@ -112,6 +112,16 @@ def draws_s1(runs: Mapping[str, RunData]) -> Drawn:
     return [curve(found)], [*rows, _seconds(run)]
 
 
+def _worth(label: str, run: RunData) -> Row:
+    """What one draw is worth by the spectrum of A, whatever the tails of a sample of weights show."""
+    found = section(section(run.provenance, "stages"), "sample").get("spectra")
+    if not found:
+        return f"1 / E[w²] from the spectrum: {label}", "", "–"
+    worth, infinite = float(np.prod([m["ess"] for m in found])), max(m["infinite_variance"] for m in found)
+    tail = f", infinite variance for {percent(infinite)} of the gauge fields" if infinite else ""
+    return f"1 / E[w²] from the spectrum: {label}", "", significant(worth, 2) + tail
+
+
 def preconditionings(runs: Mapping[str, RunData]) -> Drawn:
     labels = [name.removeprefix("preconditioning-") for name in runs]
     panels, rows = [], []
@@ -133,6 +143,7 @@ def preconditionings(runs: Mapping[str, RunData]) -> Drawn:
         caption = ", ".join(f"{label} {uncertain(v, e)}" for label, v, e in zip(labels, values, errors, strict=True))
         panels.append(Panel(slug, title, svg, f"{title}: {caption}", caption + "."))
         rows += [(f"{title.lower()}: {label}", "", uncertain(v, e)) for label, v, e in zip(labels, values, errors, strict=True)]
+    rows += [_worth(label, run) for label, run in zip(labels, runs.values(), strict=True)]
     order = [float(p.get("ess") or np.nan) for p in joint]
     rising = all(a < b for a, b in itertools.pairwise(order))
     rows.append(("order of the joint ESS", " < ".join(labels), "the same" if rising else "another"))

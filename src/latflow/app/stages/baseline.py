@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from latflow.app import build
+from latflow.app import builders
 from latflow.app.config.baseline import HMCBaseline, NoBaseline
 from latflow.app.measurements import functions
 from latflow.app.stages.context import Context
@@ -23,7 +23,7 @@ def baseline(context: Context) -> None:
     config, run = context.config.baseline, context.run
     if isinstance(config, NoBaseline):
         return
-    kernel = build.build_baseline(context.config)
+    kernel = builders.build_baseline(context.config)
     if run.provenance.stage("baseline").get("complete") and _rows(context) >= config.trajectories:
         context.output.note(f"baseline  complete: {config.trajectories} trajectories")
         return
@@ -36,7 +36,7 @@ def baseline(context: Context) -> None:
             num_steps = config.num_steps if config.target_acceptance == "none" else _known_num_steps(context)
             if num_steps is None:
                 num_steps, fields = _tuned(context, config, kernel, fields, tune_key)
-            kernel = build.build_baseline(
+            kernel = builders.build_baseline(
                 context.config.model_copy(update={"baseline": config.model_copy(update={"num_steps": num_steps})})
             )
             settings["tuned_num_steps"] = num_steps
@@ -66,7 +66,7 @@ def baseline(context: Context) -> None:
 
 def start_fields(context: Context, start: str, key: Any, chains: int) -> Any:
     """(chains, *field), where every chain begins."""
-    begin = jax.jit(jax.vmap(lambda key: build.start_field(context.config, context.boson, start, key)))
+    begin = jax.jit(jax.vmap(lambda key: builders.start_field(context.config, context.boson, start, key)))
     return begin(jax.random.split(key, chains))
 
 

@@ -13,7 +13,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from latflow.actions import AbstractAction
-from latflow.app import build
+from latflow.app import builders
 from latflow.app.analysis import Analysis
 from latflow.app.config import Config
 from latflow.app.output import Output
@@ -38,17 +38,17 @@ class Context:
     @cached_property
     def action(self) -> AbstractAction:
         """What proposals are weighed with: with [pseudofermions] a `JointTarget`, otherwise the exact action."""
-        return build.build_target(self.config) or self.exact_action
+        return builders.build_target(self.config) or self.exact_action
 
     @cached_property
     def exact_action(self) -> AbstractAction:
         """The action with the exact determinant. Raises LatflowError where that does not fit into memory."""
-        return build.build_action(self.config)
+        return builders.build_action(self.config)
 
     @cached_property
     def boson(self) -> AbstractAction:
         """The action without fermions, which exists on every lattice."""
-        return build.build_boson(self.config)
+        return builders.build_boson(self.config)
 
     @cached_property
     def theory(self) -> dict[str, Any]:

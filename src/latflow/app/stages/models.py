@@ -12,7 +12,7 @@ from typing import Any
 
 import equinox as eqx
 
-from latflow.app import build
+from latflow.app import builders
 from latflow.app.stages import prior, tuning
 from latflow.app.stages.context import Context
 from latflow.errors import DamagedFileError, LatflowError, MismatchError
@@ -64,11 +64,12 @@ def _filled(directory: Path, model: Model) -> Model:
 
 
 def build_untrained(context: Context) -> Model:
-    return build.build_model(context.config, prior.prepared(context))
+    return builders.build_model(context.config, prior.prepared(context))
 
 
 def initial(context: Context) -> Model:
-    """Where training starts: an untrained model, or the one that `train.start_from` names.
+    """Where training starts: an untrained model, or the one that `train.start_from` names; a joint model may start from a flow
+    of the gauge field alone, then with untrained conditional flows.
 
     Raises LatflowError if there is none, MismatchError if it is of another group, dimension, flow or precision,
     DamagedFileError for an altered one.
@@ -78,6 +79,8 @@ def initial(context: Context) -> Model:
     if source is None:
         return model
     context.output.note(f"train     starts from {source}")
+    if isinstance(model, JointModel) and _conditional(read_description(source)) is None:
+        return eqx.tree_at(lambda joint: joint.marginal, model, _filled(source, model.marginal))
     return _filled(source, model)
 
 
@@ -92,8 +95,10 @@ def _source(context: Context) -> Path | None:
         raise LatflowError(
             f"train.start_from: {source} holds no trained model", "name a run directory, relative to where latflow is run"
         )
-    ours = _transferable(context.config.model_dump(mode="json", exclude_none=True))
-    lines = differences(_transferable(read_description(directory)), ours)
+    ours, theirs = context.config.model_dump(mode="json", exclude_none=True), read_description(directory)
+    if _conditional(theirs) is None:  # a marginal flow, which serves any fermions
+        ours = {**ours, "pseudofermions": None}
+    lines = differences(_transferable(theirs), _transferable(ours))
     if lines:
         raise MismatchError(
             f"train.start_from: the model in {directory} cannot be used here: " + "; ".join(lines),

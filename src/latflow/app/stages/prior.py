@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from latflow import interrupt
-from latflow.app import build
+from latflow.app import builders
 from latflow.app.config.prior import EnsemblePrior, ExactPrior, FilesPrior
 from latflow.app.stages import tuning
 from latflow.app.stages.baseline import start_fields
@@ -25,7 +25,7 @@ from latflow.samplers import run_chain
 
 
 def prepared(context: Context) -> Any:
-    """What `build.build_model` needs of the prior: configurations, a tuned prior, or nothing."""
+    """What `builders.build_model` needs of the prior: configurations, a tuned prior, or nothing."""
     config = context.config.prior
     return tuning.tuned(context) if isinstance(config, ExactPrior) and config.is_tuned else stored(context)
 
@@ -80,7 +80,7 @@ def _draw(context: Context, config: EnsemblePrior) -> None:
     rows = config.configurations // config.chains
     if _committed(context) >= rows:
         return
-    action = build.at_coupling(context.boson, config.beta)
+    action = builders.at_coupling(context.boson, config.beta)
     start_key, chain_key = jax.random.split(context.key("prior"))
     total = config.thermalisation + rows * config.separation
     context.run.provenance.update("prior", complete=False)
@@ -113,7 +113,7 @@ def _read(context: Context, config: FilesPrior) -> None:
     names = [str(path) for path in paths]
     if done >= len(paths):
         return
-    shape, dtype = context.boson.field_shape, build.setting(context.config).field_dtype
+    shape, dtype = context.boson.field_shape, builders.setting(context.config).field_dtype
     context.run.provenance.update("prior", complete=False)
     with (
         context.timed("prior"),

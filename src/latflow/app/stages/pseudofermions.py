@@ -26,7 +26,7 @@ _BATCHES, _DRAWS = 4, 8
 _COLUMNS = ("log_q", "action", "log_det_estimates")
 _MOST = 64
 # Of the spectra: configurations, and rows of the largest matrix that is diagonalised.
-_SPECTRA, _ROWS = 16, 512
+_SPECTRA, _ROWS = 32, 512
 
 
 def target(context: Context, model: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from latflow.app import build
+from latflow.app import builders
 from latflow.app.analysis import weights_summary
 from latflow.app.measurements import functions
 from latflow.app.stages import models, prior, pseudofermions, tuning
@@ -50,7 +50,7 @@ def sample(context: Context) -> dict[str, Any]:
                 },
                 save_configurations=config.save_configurations,
                 max_audit=config.max_audit,
-                marginal=context.exact_action if build.has_exact_determinant(context.config) else None,
+                marginal=context.exact_action if builders.has_exact_determinant(context.config) else None,
                 on_progress=on_progress,
                 stop=context.stop,
             )

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from latflow.actions import AbstractAction
-from latflow.app import build
+from latflow.app import builders
 from latflow.app.analysis import usable
 from latflow.app.stages import models
 from latflow.app.stages.context import Context
@@ -60,7 +60,7 @@ def _fit(context: Context, model: Any, timer: Any) -> tuple[Any, dict[str, Any]]
             directory=context.run.checkpoints,
             on_log=on_log,
             should_stop=lambda: bool(context.stop),
-            target=build.exact_samples(context.config, context.boson),
+            target=builders.exact_samples(context.config, context.boson),
             evaluate=_evaluation(context),
         )
     if result.interrupted:
@@ -72,19 +72,19 @@ def _fit(context: Context, model: Any, timer: Any) -> tuple[Any, dict[str, Any]]
 def _target(context: Context) -> AbstractAction:
     """What is trained towards: for a joint model the regulated action; for its marginal alone that with the exact determinant,
     or where this is too large a `JointTarget`, which says that it must be estimated."""
-    joint = build.build_target(context.config, training=True)
+    joint = builders.build_target(context.config, training=True)
     if joint is None:
         return context.action
     if context.config.train.stage != "marginal":
         return joint
-    return context.exact_action if build.has_exact_determinant(context.config) else joint
+    return context.exact_action if builders.has_exact_determinant(context.config) else joint
 
 
 def _evaluation(context: Context) -> Callable[[Any, int], dict[str, Any]] | None:
     size = context.config.train.evaluate
     if not size:
         return None
-    marginal = context.exact_action if not context.config.is_joint or build.has_exact_determinant(context.config) else None
+    marginal = context.exact_action if not context.config.is_joint or builders.has_exact_determinant(context.config) else None
     key = jax.random.fold_in(context.key("train"), 2**31 - 1)
 
     def evaluate(model: Any, step: int) -> dict[str, Any]:

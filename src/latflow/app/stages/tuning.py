@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from latflow.actions import AbstractAction
-from latflow.app import build
+from latflow.app import builders
 from latflow.app.config.prior import ExactPrior
 from latflow.app.stages.context import Context
 from latflow.errors import LatflowError
@@ -114,7 +114,7 @@ def _coupling(context: Context, config: ExactPrior) -> tuple[float, dict[str, An
         for number in range(_ROUNDS):
             rounds += 1
             plaquettes, log_weight = [], []
-            model = FlowModel(build.exact_prior(context.config, beta), Identity())
+            model = FlowModel(builders.exact_prior(context.config, beta), Identity())
             for i in range(_ROUND // batch):
                 drawn = _weigh(model, context.exact_action, jax.random.fold_in(key, number * _ROUND + i), batch)
                 plaquettes.append(np.asarray(drawn[0], np.float64))
@@ -146,7 +146,7 @@ def _learn(context: Context, config: ExactPrior, beta: float, timer: Any) -> tup
     """The filter learned from `config.learn` configurations, streamed to `prior.h5`, and its estimated quality."""
     run = context.run
     features = features_of(context.boson.group, context.boson.geometry)
-    model = FlowModel(build.exact_prior(context.config, beta), Identity())
+    model = FlowModel(builders.exact_prior(context.config, beta), Identity())
     with context.progress("prior", config.learn) as progress:
 
         def on_progress(done: int, total: int) -> None:
@@ -168,7 +168,7 @@ def _learn(context: Context, config: ExactPrior, beta: float, timer: Any) -> tup
     with EnsembleFile.open(run.prior) as file:
         found = file.read("measurements/features"), log_weights(file)
     filter, quality = learn_filter(*found, config.acceptance)
-    resampled = build.exact_prior(context.config, beta, filter)
+    resampled = builders.exact_prior(context.config, beta, filter)
     assert isinstance(resampled, ResampledPrior)
     fresh = jax.random.fold_in(context.key("prior"), 2)
     size = max(2 * config.learn, _FRESH)

@@ -1,4 +1,4 @@
-"""[flow]: the bijection between prior and target. A new flow is one class here and one row in `latflow.app.build`."""
+"""[flow]: the bijection between prior and target. A new flow is one class here and one row in `latflow.app.builders`."""
 
 from __future__ import annotations
 
