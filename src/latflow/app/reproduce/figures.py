@@ -49,6 +49,7 @@ _S1 = Part(
         "train.steps=50000",
         "train.batch_size=1344",
         "train.log_every=250",
+        "pseudofermions.draws=64",
         "sample.num_samples=102400",
         "baseline.trajectories=16250",
     ),
