@@ -52,11 +52,11 @@ def monomial_rows(run: RunData) -> list[dict[str, str]]:
     stage = section(section(run.provenance, "stages"), "sample")
     rows = []
     for found in stage.get("spectra") or []:
-        light, heavy = f"{found['mu']:g}", found.get("heavier")
+        light, heavy = "det M" if found["mu"] == 0 else f"det(M + {found['mu']:g})", found.get("heavier")
         bad = finite(found.get("infinite_variance")) or 0.0
         rows.append(
             {
-                "Monomial": f"det(M + {light})" if heavy is None else f"det(M + {light}) / det(M + {heavy:g})",
+                "Monomial": light if heavy is None else f"{light} / det(M + {heavy:g})",
                 "Condition number": significant(found.get("condition"), 3),
                 "Eigenvalues": f"{significant(found.get('smallest'), 2)} to {significant(found.get('largest'), 2)}",
                 "ESS of one draw": significant(found.get("ess"), 2),
