@@ -50,6 +50,14 @@ def test_noise_gives_no_mass():
     assert pion_mass(observable(rng.standard_normal((64, 1, 3)))) == {}
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_correlator_that_rises_has_no_mass():
+    """C(t) < C(t + 1) is no ratio of cosh: there is no root to end at."""
+    rising = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 4.0, 3.0, 2.0]) + 0.01 * np.random.default_rng(4).standard_normal((64, 1, 8))
+    found = pion_mass(observable(rising))
+    assert list(found["pion_effective_mass"]) == [None] * 4 and "pion_mass" not in found
+
+
 def test_one_flavour_is_reweighted_by_the_sign():
     """Of O with mean a where det D > 0 and b where it is negative, <O sign> / <sign> = (p a - n b) / (p - n)."""
     rng = np.random.default_rng(3)

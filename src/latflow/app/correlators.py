@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -23,10 +25,13 @@ def pion_mass(correlator: Any) -> dict[str, Any]:
     folded = [correlator[t] if t in (0, L0 // 2) else (correlator[t] + correlator[L0 - t]) / 2 for t in range(L0 // 2 + 1)]
     symmetric = pe.Corr([folded[min(t, L0 - t)] for t in range(L0)])
     try:
-        effective = symmetric.m_eff("cosh")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The iteration is not making good progress", category=RuntimeWarning)
+            effective = symmetric.m_eff("cosh")
     except ValueError:
         return {}
     points = [None if value is None else value[0] for value in effective.content[: L0 // 2]]
+    points = [None if m is None or not _solves(m.value, folded, t) else m for t, m in enumerate(points)]
     plateau = []
     for t in range(max(1, L0 // 4), L0 // 2):
         point = points[t]
@@ -41,3 +46,10 @@ def pion_mass(correlator: Any) -> dict[str, Any]:
         start = max(1, L0 // 4)
         found["pion_mass"] = effective.plateau([start, start + len(plateau) - 1], method="avg")
     return found
+
+
+def _solves(m: float, folded: list[Any], t: int) -> bool:
+    """Whether m is an effective mass at t: the root finder may end elsewhere, where the ratio is below one."""
+    half, ratio = len(folded) - 1, folded[t].value / folded[t + 1].value
+    expected = math.cosh(m * (t - half)) / math.cosh(m * (t + 1 - half)) if abs(m) * half < 700 else math.inf
+    return math.isclose(ratio, expected, rel_tol=1e-6)
