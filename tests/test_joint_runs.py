@@ -120,6 +120,8 @@ def test_resumes_with_the_same_draws(where):
     with EnsembleFile.open(run / "ensemble.h5") as file:
         assert np.array_equal(file.read("action")[:512], before) and file.n_committed == 640
     assert (run / "draws.json").stat().st_mtime_ns == stamp
+    with pytest.raises(MismatchError, match="arrangement"):
+        _do("sample", where / "tiny.toml", run, "pseudofermions.arrangement=orthogonal")
     (run / "draws.json").write_text("{}")
     with pytest.raises(LatflowError, match=r"draws.json is damaged"):
         _do("sample", where / "tiny.toml", run, "sample.num_samples=700")

@@ -28,7 +28,7 @@ _FREE = {
 _REDRAWN = {"sample.refine"}
 # May grow: what exists is the beginning of what is wanted.
 _GROW = {"prior.configurations", "train.steps", "sample.num_samples", "baseline.trajectories"}
-# A setting is fixed as soon as one of these files exists; sections not named here are fixed by any of them.
+# A setting is fixed as soon as one of these files exists; keys and sections not named here are fixed by any of them.
 _FIXED_BY = {
     "prior": ("prior.h5", "prior.json", "train.jsonl", "checkpoints", "model", "ensemble.h5"),
     "flow": ("train.jsonl", "checkpoints", "model", "ensemble.h5"),
@@ -36,13 +36,28 @@ _FIXED_BY = {
     "sample": ("ensemble.h5",),
     "measure": ("ensemble.h5", "baseline.h5"),
     "baseline": ("baseline.h5",),
+    "pseudofermions.draws": ("ensemble.h5",),
+    "pseudofermions.marginal": ("ensemble.h5",),
+    **dict.fromkeys(
+        ("pseudofermions.arrangement", "pseudofermions.tol", "pseudofermions.max_iterations"), ("draws.json", "ensemble.h5")
+    ),
 }
-_DATA = ("prior.h5", "prior.json", "train.jsonl", "checkpoints", "model", "ensemble.h5", "baseline.h5", "observables.json")
+_DATA = (
+    "prior.h5",
+    "prior.json",
+    "train.jsonl",
+    "checkpoints",
+    "model",
+    "draws.json",
+    "ensemble.h5",
+    "baseline.h5",
+    "observables.json",
+)
 # What a stage and those after it have written: `--fresh` discards this and keeps what came before.
 _WRITTEN_FROM = {
     "run": ("report.html", *reversed(_DATA), "provenance.json", "config.toml"),
     "train": ("report.html", *reversed(_DATA), "provenance.json", "config.toml"),
-    "sample": ("report.html", "observables.json", "ensemble.h5"),
+    "sample": ("report.html", "observables.json", "ensemble.h5", "draws.json"),
     "measure": ("report.html", "observables.json"),
     "compare": ("report.html", "observables.json", "baseline.h5"),
 }
@@ -137,7 +152,7 @@ def _conflicts(stored: dict[str, Any], wanted: dict[str, Any], present: set[str]
         old, new = stored.get(key), wanted.get(key)
         if old == new or key in _FREE | _REDRAWN:
             continue
-        started = not present.isdisjoint(_FIXED_BY.get(key.partition(".")[0], _DATA))
+        started = not present.isdisjoint(_FIXED_BY.get(key, _FIXED_BY.get(key.partition(".")[0], _DATA)))
         if not started or (key in _GROW and old is not None and new is not None and new > old):
             continue
         may_grow = " (it can only grow)" if key in _GROW else ""

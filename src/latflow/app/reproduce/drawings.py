@@ -96,14 +96,14 @@ def training_s1(runs: Mapping[str, RunData]) -> Drawn:
     run = _only(runs)
     mass = section(section(run.summary, "observables"), "pion_mass")
     rows = [*_headlines(run, "0.05", "0.35", "18 %"), ("aM_PS", "0.35", _value(mass))]
-    return [_training(run, "Schwinger model, 16x16")], rows
+    return [_training(run, "Schwinger model, 16×16")], rows
 
 
 def training_s3(runs: Mapping[str, RunData]) -> Drawn:
     run = _only(runs)
     mass = section(section(run.summary, "observables"), "pion_mass")
     rows = [*_headlines(run, "0.03", "0.12", "8 %"), ("aM_pi", "0.72", _value(mass))]
-    return [_training(run, "2D SU(3), 16x16")], rows
+    return [_training(run, "2D SU(3), 16×16")], rows
 
 
 def draws_s1(runs: Mapping[str, RunData]) -> Drawn:
@@ -254,7 +254,8 @@ def histograms_s4(runs: Mapping[str, RunData]) -> Drawn:
     run = _only(runs)
     panels, rows = _histograms(run, _S4, "2208.03832")[1]
     draws = _joint(run).get("draws", 1)
-    return panels, [("ESS", "0.1 with 512 draws", f"{_value(run.summary.get('ess'))} with {draws} draws"), *rows]
+    ess = ("ESS", "0.1 with 512 draws", f"{_value(run.summary.get('ess'))} with {draws} draws")
+    return panels, [ess, *(row for row in rows if row[0] != "ESS")]
 
 
 def residuals_s4(runs: Mapping[str, RunData]) -> Drawn:

@@ -51,5 +51,13 @@ def _render(name: str, figure: Figure, budget: str, panels: list[Any], rows: lis
     template = environment.from_string((resources.files("latflow.app.reproduce") / "figure.html.j2").read_text("utf-8"))
     style = (resources.files("latflow.app.report") / "page.css").read_text("utf-8")
     return template.render(
-        style=Markup(style), name=name, figure=figure, budget=budget, rows=rows, panels=panels, svg=Markup, runs=figure.parts
+        style=Markup(style),
+        name=name,
+        figure=figure,
+        budget=budget,
+        baseline=figure.compares_with_hmc,
+        rows=rows,
+        panels=panels,
+        svg=Markup,
+        runs=figure.parts,
     )
