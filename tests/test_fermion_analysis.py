@@ -9,7 +9,7 @@ import pytest
 from jax import random
 
 from latflow.app import builders
-from latflow.app.analysis import _chain_facts, _means
+from latflow.app.analysis import _chain_facts, _means, analyse, summarise
 from latflow.app.config import validate
 from latflow.app.correlators import pion_mass
 from latflow.io.ensemble import EnsembleFile
@@ -56,6 +56,22 @@ def test_a_correlator_that_rises_has_no_mass():
     rising = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 4.0, 3.0, 2.0]) + 0.01 * np.random.default_rng(4).standard_normal((64, 1, 8))
     found = pion_mass(observable(rising))
     assert list(found["pion_effective_mass"]) == [None] * 4 and "pion_mass" not in found
+
+
+def test_an_observable_whose_solve_failed_is_left_out(tmp_path):
+    """The others keep their estimates, and it is said which and how often."""
+    columns = {"log_q": ((), np.float64), "action": ((), np.float64), "chain_index": ((), np.int64), "accepted": ((), bool)}
+    columns |= {"measurements/plaquette": ((), np.float64), "measurements/pion": ((4,), np.float64)}
+    n, rng, chosen = 64, np.random.default_rng(5), config()
+    rows = {name: rng.standard_normal((n, *shape)).astype(dtype) for name, (shape, dtype) in columns.items()}
+    rows |= {"chain_index": np.arange(n), "accepted": np.ones(n, bool)}
+    rows["measurements/pion"][7, 2] = np.nan
+    with EnsembleFile.open_or_create(tmp_path / "e.h5", "flow", {}, columns, settings={}, metadata={}, capacity=n) as file:
+        file.append(rows)
+    action = builders.build_action(chosen)
+    found, _ = summarise({}, analyse(tmp_path / "e.h5", chosen, action), chosen, action, None)
+    assert found["observables"]["plaquette"]["value"] is not None and "pion" not in found["observables"]
+    assert any(w.startswith("pion could not be measured on 1 configurations") for w in found["warnings"])
 
 
 def test_one_flavour_is_reweighted_by_the_sign():

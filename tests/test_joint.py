@@ -295,6 +295,14 @@ def test_ess_of_many_draws():
         ess_of_draws(np.zeros(n), estimates, [32])
 
 
+def test_the_fit_keeps_its_bounds():
+    """Heavy tails, of which more draws take more than the formula allows, and noise that lets the ESS fall."""
+    heavy = fit_draws([DrawsPoint(n, ess, 1e-4) for n, ess in ((1, 1 / 3000), (2, 1 / 1300), (4, 1 / 500), (8, 1 / 150))])
+    assert heavy.ess == 1 and heavy.C > 1000 and best_number(heavy, 1.0, 0.1) == 64
+    flat = fit_draws([DrawsPoint(1, 0.51, 0.02), DrawsPoint(2, 0.5, 0.02)])
+    assert flat.C == 0 and abs(flat.ess - 0.505) < 0.001 and best_number(flat, 1.0, 1.0) == 1
+
+
 def test_the_best_number_of_draws():
     fitted = fit_draws([DrawsPoint(1, 0.2, 1e-3), DrawsPoint(2, 1 / 3, 1e-3), DrawsPoint(4, 0.5, 1e-3)])
     assert fitted is not None and np.isclose(fitted.C, 4) and np.isclose(fitted.ess, 1)

@@ -193,6 +193,10 @@ def test_conditionals_on_a_stored_ensemble(where):
         ({"pseudofermions": {"kind": "factorised", "hasenbusch": [0.2, 0.1]}}, "ascend"),
         ({"pseudofermions": {"kind": "factorised", "hasenbusch": [1e-6]}}, "lightest mass"),
         ({"pseudofermions": {"kind": "network", "n_pt": 1}}, "two steps"),
+        ({"pseudofermions": {"kind": "network", "partition": "alternating", "layers": 3}}, "multiple of 2"),
+        ({"pseudofermions": {"kind": "network", "partition": "rotating", "layers": 6}}, "four dimensions"),
+        ({"pseudofermions": {"kind": "network", "hidden": []}}, "channels"),
+        ({"train": {"steps": 10, "estimator": "score"}, "flow": {"kind": "u1-coupling"}}, '"path" or "plain"'),
         ({"pseudofermions": {"kind": "network", "kernel_size": 2}}, "odd"),
         ({"pseudofermions": {"kind": "network"}, "train": {"estimator": "score"}}, '"path" or "plain"'),
         ({"pseudofermions": {"kind": "network"}, "train": {"stage": "marginal"}}, "nothing to train"),
@@ -204,6 +208,21 @@ def test_conditionals_on_a_stored_ensemble(where):
 def test_mistakes_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         validate({**RAW, **changes})
+
+
+def test_failed_solves_are_named(where):
+    """They are counted and the remedy is given, in the pilot run as afterwards."""
+    untrained = ("pseudofermions.kind=factorised", "pseudofermions.reach=0", "train.steps=0", "train.evaluate=0")
+    small = ("sample.num_samples=64", "sample.batch_size=32", "baseline.kind=none")
+    few = (*untrained, *small, "pseudofermions.tol=1e-12", "pseudofermions.max_iterations=9")
+    with pytest.raises(LatflowError, match=r"pilot run has a finite weight.*max_iterations"):
+        _do("run", where / "tiny.toml", where / "none", *few, "pseudofermions.max_iterations=2")
+    _do("run", where / "tiny.toml", where / "failed", *few, "pseudofermions.draws=2")
+    summary = _summary(where / "failed")
+    failed = summary["pseudofermions"]["failed"]
+    assert 0 < failed < 256
+    assert any(w.startswith(f"{failed} solves for pseudofermions") and "max_iterations" in w for w in summary["warnings"])
+    assert any("infinite variance" in w for w in summary["warnings"])
 
 
 def test_a_figure(where, monkeypatch):

@@ -10,12 +10,13 @@ from latflow.actions.base import AbstractAction, Field, autodiff_value_and_force
 from latflow.dirac import AbstractFermion
 from latflow.groups import AbstractGroup
 from latflow.lattice import Geometry
+from latflow.precision import working_dtype
 from latflow.solvers import stochastic_log_det_surrogate
 
 
 class StochasticDeterminant(AbstractAction):
     """An estimate of S = -(`flavours`/2) log det D D^dagger from `probes` z with E z z^dagger = 1 (`solvers.random_probes`),
-    spinors of the even/odd complement stacked on a leading axis.
+    spinors of the even/odd complement stacked on a leading axis; `mu` > 0 regulates D D^dagger of the complement.
 
     The value is by stochastic Lanczos quadrature with `num_steps` products per probe, the force the mean of
     z^dagger M^-1 dM z (Hutchinson, one solve per probe to the relative residual `tol`): both unbiased for random probes up to
@@ -26,6 +27,7 @@ class StochasticDeterminant(AbstractAction):
 
     fermion: AbstractFermion
     probes: Complex[Array, "probes ..."]
+    mu: float | Float[Array, ""] = 0.0
     flavours: int = eqx.field(static=True, default=2)
     num_steps: int = eqx.field(static=True, default=32)
     tol: float = eqx.field(static=True, default=1e-8)
@@ -41,8 +43,8 @@ class StochasticDeterminant(AbstractAction):
     def __call__(self, field: Field) -> Float[Array, ""]:
         schur = self.fermion.operator(field).schur()
         value, info = stochastic_log_det_surrogate(
-            lambda operator, v: operator.normal(v),
-            schur,
+            lambda given, v: given[0].normal(v) + given[1].astype(v.real.dtype) * v,
+            (schur, jnp.asarray(self.mu, working_dtype())),
             self.probes.astype(schur.dtype),
             num_steps=self.num_steps,
             tol=self.tol,

@@ -44,15 +44,18 @@ _FEWEST = 100.0  # effective proposals below which an error estimate is itself u
 _HEAVY = 0.1  # share of the weight that a single proposal should not carry
 _MOST_AUDIT = 1e-2  # nats between log q forward and backward, the default of sample.max_audit
 _INDEPENDENT = 0.0  # the window parameter that declares draws independent
+_UNKNOWN = {"value": None, "error": None, "tau_int": None}  # of an observable that could not be measured
 _GAMMA = 2.0  # that of Wolff's Eq. (51) otherwise
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-    """Estimates from one sampler: by name an `Estimate`, or nested lists of them; and the same as Obs, for export."""
+    """Estimates from one sampler: by name an `Estimate`, or nested lists of them; the same as Obs, for export; and how many
+    measurements of each observable that has no estimate for that reason are not finite."""
 
     estimates: dict[str, Any]
     exported: dict[str, Any]
+    failed: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def weights_summary(file: EnsembleFile, action: AbstractAction) -> dict[str, Any]:
@@ -85,7 +88,10 @@ def weights_summary(file: EnsembleFile, action: AbstractAction) -> dict[str, Any
             "acceptance": float(file.read("accepted").mean()),
             "log_z": {"value": value, "error": error, "exact": known},
             **extra,
-            "warnings": list(_warnings(ess * log_weight.size, log_weight.size, unusable, audit, heaviest)),
+            "warnings": [
+                *_warnings(ess * log_weight.size, log_weight.size, unusable, audit, heaviest),
+                *_pseudofermion_warnings(extra.get("pseudofermions"), file),
+            ],
         }
     )
 
@@ -127,6 +133,21 @@ def _warnings(effective: float, proposals: int, unusable: int, audit: float | No
         )
     if unusable:
         yield f"{unusable} of {proposals} proposals had no finite weight; they count with weight zero"
+
+
+def _pseudofermion_warnings(found: Mapping[str, Any] | None, file: EnsembleFile) -> Iterator[str]:
+    if found and found["failed"]:
+        yield (
+            f"{found['failed']} solves for pseudofermions did not converge; their proposals count with weight zero, which "
+            "biases: raise pseudofermions.max_iterations"
+        )
+    worst = max((m["infinite_variance"] for m in (file.metadata or {}).get("spectra") or ()), default=0.0)
+    if worst > 0:
+        yield (
+            f"for {worst:.0%} of the gauge fields an eigenvalue of A is below 1/2 and a draw of pseudofermions has infinite "
+            "variance: the effective sample size cannot be trusted; raise pseudofermions.reach, add a mass to "
+            "pseudofermions.hasenbusch, or train longer"
+        )
 
 
 def _known_log_z(action: AbstractAction) -> float | None:
@@ -202,8 +223,10 @@ def summarise(
     rows: dict[str, Any] = {}
     for name, estimates in chain.estimates.items():
         rows[name] = {**columns(estimates, "value", "error", "tau_int"), "exact": exact.get(name)}
-        rows[name]["reweighted"] = columns(found.weighted.estimates[name], "value", "error")
+        other = found.weighted.estimates.get(name)
+        rows[name]["reweighted"] = _UNKNOWN if other is None else columns(other, "value", "error")
     result: dict[str, Any] = {**base, **found.head, "observables": rows}
+    failed = found.chain.failed | found.weighted.failed
     exported = {f"flow/{name}": obs for name, obs in chain.exported.items()}
     if baseline is not None:
         with EnsembleFile.open(baseline) as file, _explained():
@@ -211,10 +234,20 @@ def summarise(
             facts = _chain_facts(file, config.baseline.kind)
         theirs = {name: columns(e, "value", "error", "tau_int") for name, e in reference.estimates.items()}
         for name, row in rows.items():
-            row["baseline"] = theirs[name]
+            row["baseline"] = theirs.get(name, _UNKNOWN)
+        failed |= reference.failed
         result["baseline"] = {"kind": config.baseline.kind, **facts, "observables": theirs}
         exported |= {f"baseline/{name}": obs for name, obs in reference.exported.items()}
+    result["warnings"] = [*result.get("warnings", ()), *_failures(failed)]
     return plain(result), exported
+
+
+def _failures(failed: Mapping[str, int]) -> Iterator[str]:
+    for name, number in failed.items():
+        yield (
+            f"{name} could not be measured on {number} configurations, where its value is not finite (a solve that did not "
+            'converge): it is left out; for fermions set measure.pion = "exact" or "none"'
+        )
 
 
 def summarise_baseline(
@@ -232,6 +265,7 @@ def summarise_baseline(
     }
     theirs = {name: row["baseline"] for name, row in rows.items()}
     result = {**base, "observables": rows, "baseline": {"kind": config.baseline.kind, **facts, "observables": theirs}}
+    result["warnings"] = [*result.get("warnings", ()), *_failures(reference.failed)]
     return plain(result), {f"baseline/{name}": obs for name, obs in reference.exported.items()}
 
 
@@ -305,13 +339,16 @@ def _sampled(
     times = config.measure.flow_times or ()
     independent = log_weight is not None and window is None
     window = _INDEPENDENT if independent else _GAMMA
+    failed = {key: int(np.sum(~np.isfinite(values).reshape(*values.shape[:2], -1).all(-1))) for key, values in series.items()}
+    failed = {key: number for key, number in failed.items() if number}
+    series = {key: values for key, values in series.items() if key not in failed}
     quantities = _means(config, series, log_weight, name)
     quantities |= _derived(quantities, action, times)
     exported: dict[str, Any] = {} if independent else quantities
     if log_weight is None:
         binned = _means(config, {key: _binned(values) for key, values in series.items()}, None, name)
         exported = binned | _derived(binned, action, times)
-    return Sampled({key: summary(obs, window) for key, obs in quantities.items()}, exported)
+    return Sampled({key: summary(obs, window) for key, obs in quantities.items()}, exported, failed)
 
 
 def _means(config: Config, series: dict[str, np.ndarray], log_weight: np.ndarray | None, name: str) -> dict[str, Any]:

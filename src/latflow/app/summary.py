@@ -49,6 +49,10 @@ def headlines(summary: dict[str, Any]) -> list[str]:
         )
     if finite(summary.get("acceptance")) is not None:
         lines.append(f"acceptance  {percent(summary['acceptance'])}")
+    if joint := summary.get("pseudofermions"):
+        exact = joint.get("marginal_ess") or {}
+        limit = "" if not exact else f", ESS {uncertain(exact['value'], exact.get('error'))} with the exact determinant"
+        lines.append(f"draws       {count(joint['draws'])} of {count(joint['monomials'])} pseudofermions{limit}")
     log_z = summary.get("log_z") or {}
     if finite(log_z.get("value")) is not None:
         exact = finite(log_z.get("exact"))

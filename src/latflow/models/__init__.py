@@ -2,7 +2,7 @@
 
 from latflow.models.density import FlowModel
 from latflow.models.joint import JointModel, JointTarget, Model, Weighed, log_estimate, spectrum_of, weigh
-from latflow.models.noise import Draws, gaussian_draws
+from latflow.models.noise import Draws, gaussian_draws, noise_key
 from latflow.models.prior import AbstractPrior, ExactPrior, FreeFieldPrior, HaarPrior, NormalPrior, StoredPrior
 from latflow.models.resampled import Filter, ResampledPrior, best_beta, learn_filter, measured
 from latflow.models.sequential_heatbath import SequentialHeatbath
@@ -25,6 +25,7 @@ __all__ = [
     "Weighed",
     "best_beta",
     "gaussian_draws",
+    "noise_key",
     "learn_filter",
     "log_estimate",
     "measured",

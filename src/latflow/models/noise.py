@@ -14,6 +14,12 @@ from jaxtyping import Array, Complex, PRNGKeyArray
 Draws = Literal["independent", "orthogonal", "antithetic"]
 
 
+def noise_key(key: PRNGKeyArray) -> PRNGKeyArray:
+    """The key of the noise that goes with a batch drawn with `key`: none of `jax.random.split(key, size)`, which are
+    `fold_in(key, 0)`, `fold_in(key, 1)`, ..."""
+    return jax.random.fold_in(key, 2**32 - 1)
+
+
 def gaussian_draws(
     key: PRNGKeyArray, number: int, shape: tuple[int, ...], dtype, kind: Draws = "independent"
 ) -> Complex[Array, "number ..."]:

@@ -18,7 +18,7 @@ from latflow.errors import LatflowError
 from latflow.flows import needs_audit
 from latflow.interrupt import StopRequested
 from latflow.io.ensemble import EnsembleFile
-from latflow.models import JointModel, JointTarget, Model, log_estimate, weigh
+from latflow.models import JointModel, JointTarget, Model, log_estimate, noise_key, weigh
 from latflow.samplers.measured import Observable, measured
 from latflow.samplers.metropolis import Position, independence_metropolis
 
@@ -144,8 +144,7 @@ def weigh_proposals(
     those with the exact determinant if that action is given, {"marginal": ...} alone of another model."""
     batch, rows = min(size, batch_size), []
     for i in range(-(-size // batch)):
-        here, start = jax.random.fold_in(key, i), jnp.asarray(i * batch, jnp.int32)
-        rows.append(_draw(model, action, {}, marginal, here, start, size=batch, with_fields=False))
+        rows.append(_draw(model, action, {}, marginal, jax.random.fold_in(key, i), None, size=batch, with_fields=False))
     joined = {name: np.concatenate([np.asarray(row[name], np.float64) for row in rows]) for name in rows[0]}
     found = {"joint" if isinstance(model, JointModel) else "marginal": -joined["action"] - joined["log_q"]}
     return found if marginal is None else {**found, "marginal": -joined["marginal_action"] - joined["log_q"]}
@@ -156,11 +155,10 @@ def draw_batch(
     action: AbstractAction,
     observables: Mapping[str, Observable],
     key: PRNGKeyArray,
-    start: int,
     size: int,
 ) -> dict[str, Array]:
-    """The columns of one batch, as `draw_proposals` writes them, computed to the end."""
-    found = _draw(model, action, dict(observables), None, key, jnp.asarray(start, jnp.int32), size=size, with_fields=False)
+    """The columns of one batch, as `draw_proposals` writes them, computed to the end; from a stored prior at random."""
+    found = _draw(model, action, dict(observables), None, key, None, size=size, with_fields=False)
     return jax.block_until_ready(found)
 
 
@@ -171,7 +169,7 @@ def _draw(
     observables: dict[str, Observable],
     marginal: AbstractAction | None,
     key: PRNGKeyArray,
-    start: Int[Array, ""],
+    start: Int[Array, ""] | None,
     *,
     size: int,
     with_fields: bool,
@@ -192,7 +190,7 @@ def _weighed(model: Model, action: AbstractAction, key: PRNGKeyArray, fields: In
     """The action of a batch, axis last; with pseudofermions drawn for it, if the model is a joint one."""
     if not isinstance(model, JointModel) or not isinstance(action, JointTarget):
         return {"action": jax.vmap(action, in_axes=-1)(fields)}
-    keys = jax.random.split(jax.random.fold_in(key, 1), fields.shape[-1])
+    keys = jax.random.split(noise_key(key), fields.shape[-1])
     found = jax.vmap(lambda key, field: weigh(model, action, key, field), in_axes=(0, -1))(keys, fields)
     boson = jax.vmap(action.without_pseudofermions, in_axes=-1)(fields)
     return {

@@ -22,7 +22,8 @@ class DrawsPoint(NamedTuple):
 
 
 class DrawsFit(NamedTuple):
-    """1 / ESS(n) = (1 + C / n) / ESS(infinity), Eq. (45), fitted to the points of a curve; errors are those of the fit."""
+    """1 / ESS(n) = (1 + C / n) / ESS(infinity), Eq. (45), fitted to the points of a curve with ESS(infinity) <= 1 and C >= 0;
+    errors are those of the fit, with the bound that holds it, if one does, taken as given."""
 
     ess: float
     ess_error: float
@@ -75,15 +76,21 @@ def fit_draws(points: Sequence[DrawsPoint]) -> DrawsFit | None:
     inverse = np.array([1 / max(p.ess, 1e-12) for p in points])
     error = np.array([max(p.error, 1e-6) / max(p.ess, 1e-12) ** 2 for p in points])
     design = np.stack([np.ones(len(points)), [1 / p.draws for p in points]], axis=1) / error[:, None]
-    covariance = np.linalg.inv(design.T @ design)
-    a, b = covariance @ design.T @ (inverse / error)
-    C = b / a
-    C_variance = (covariance[1, 1] - 2 * C * covariance[0, 1] + C**2 * covariance[0, 0]) / a**2
-    return DrawsFit(1 / a, float(np.sqrt(covariance[0, 0])) / a**2, float(C), float(np.sqrt(max(C_variance, 0.0))))
+    covariance, sought = np.linalg.inv(design.T @ design), inverse / error
+    a, b = (float(x) for x in covariance @ design.T @ sought)
+    if b < 0:
+        constant = float(design[:, 0] @ design[:, 0])
+        a, b, covariance = float(design[:, 0] @ sought) / constant, 0.0, np.diag([1 / constant, 0.0])
+    if a < 1:  # the weights of few draws have heavy tails, and more draws bring more than the formula allows
+        slope = float(design[:, 1] @ design[:, 1])
+        a, b, covariance = 1.0, max(float(design[:, 1] @ (sought - design[:, 0])) / slope, 0.0), np.diag([0.0, 1 / slope])
+    C, (a2, ab, b2) = b / a, (float(covariance[i]) for i in ((0, 0), (0, 1), (1, 1)))
+    C_error = np.sqrt(max(b2 - 2 * C * ab + C**2 * a2, 0.0)) / a
+    return DrawsFit(1 / a, float(np.sqrt(a2)) / a**2, C, float(C_error))
 
 
 def best_number(fit: DrawsFit, configuration: float, draw: float, most: int = 64) -> int:
     """The power of two of draws with the largest ESS per second, if a configuration takes `configuration` seconds and each
     further draw `draw`."""
     numbers = [2**k for k in range(most.bit_length()) if 2**k <= most]
-    return max(numbers, key=lambda n: 1 / ((1 + max(fit.C, 0.0) / n) * (configuration + n * draw)))
+    return max(numbers, key=lambda n: 1 / ((1 + fit.C / n) * (configuration + n * draw)))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
 from latflow.actions import StochasticDeterminant
-from latflow.models import JointModel, JointTarget, gaussian_draws, log_estimate
+from latflow.models import JointModel, JointTarget, gaussian_draws, log_estimate, noise_key
 from latflow.models.joint import require_fitting, solved_action
 from latflow.solvers import inner, random_probes
 
@@ -42,7 +42,7 @@ def joint_reverse_kl(size: int, estimator: str = "path") -> Callable[..., LossVa
         elif fixed is not None:
             log_q = fixed.log_q_of(fields)
         boson = jax.vmap(action.without_pseudofermions, in_axes=-1)(fields)
-        keys = jax.random.split(jax.random.fold_in(key, 1), size)
+        keys = jax.random.split(noise_key(key), size)
         weigh = eqx.Partial(_log_weights, model, fixed, action)
         log_weight = jax.vmap(weigh, in_axes=(0, -1))(keys, fields)
         estimate = jax.vmap(log_estimate)(jax.lax.stop_gradient(log_weight))
@@ -72,16 +72,19 @@ def _log_weights(
     return jnp.stack(rows)
 
 
-def marginal_with_probes(loss: Callable[..., LossValue], probes: int = 1) -> Callable[..., LossValue]:
-    """A loss of the marginal alone in which the determinant is estimated with fresh noise in every step: unbiased gradients
-    (Hutchinson, 2106.05934 App. C, 2208.03832 Sec. 3.1) where the dense matrix is too large. The log weights are noisy ones."""
+def marginal_with_probes(loss: Callable[..., LossValue]) -> Callable[..., LossValue]:
+    """A loss of the marginal alone in which the determinant is estimated with fresh noise in every step, `action.draws` vectors
+    for all of its configurations: unbiased gradients (Hutchinson, 2106.05934 App. C, 2208.03832 Sec. 3.1) where the dense
+    matrix is too large. The log weights are noisy ones. The mass of the lightest even/odd monomial, the regulator of training,
+    is that of the determinant."""
 
     def noisy(parameters: Any, rest: Any, action: JointTarget, key: PRNGKeyArray) -> LossValue:
         fermion = action.monomials[0].fermion
         field = jax.eval_shape(lambda key: eqx.combine(parameters, rest).draw(key, 1)[0][..., 0], key)
         schur = eqx.filter_eval_shape(lambda field: fermion.operator(field).schur(), field)
-        noise = random_probes(jax.random.fold_in(key, 2), jax.ShapeDtypeStruct(schur.shape, schur.dtype), probes)
-        estimated = StochasticDeterminant(fermion, noise, tol=action.tol, max_iterations=action.max_iterations)
+        noise = random_probes(noise_key(key), jax.ShapeDtypeStruct(schur.shape, schur.dtype), action.draws)
+        mu = action.monomials[0].mu if action.monomials[0].even_odd else 0.0
+        estimated = StochasticDeterminant(fermion, noise, mu, tol=action.tol, max_iterations=action.max_iterations)
         return loss(parameters, rest, action.boson + estimated, key)
 
     return noisy

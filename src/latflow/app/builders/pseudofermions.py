@@ -29,6 +29,7 @@ from latflow.models import (
 )
 from latflow.nets import PlaquetteContext
 
+STREAM = 6  # of the run's seed; those of the stages are in `stages.context`
 _AFFORDABLE = 512  # rows of a matrix whose determinant is computed for comparison without being asked for
 
 
@@ -88,7 +89,7 @@ def with_pseudofermions(config: Config, marginal: FlowModel, at: Setting) -> Mod
     chosen, target = config.pseudofermions, build_target(config)
     if isinstance(chosen, cq.NoPseudofermions) or target is None:
         return marginal
-    key, trunk = jax.random.fold_in(jax.random.key(config.seed), 1), None
+    key, trunk = jax.random.fold_in(jax.random.key(config.seed), STREAM), None
     if isinstance(chosen, cq.Network):
         options: dict[str, Any] = {"coordinates": chosen.coordinates, "kernel_size": chosen.kernel_size}
         options |= {"gain": chosen.gain, "bias_std": chosen.bias_std, "dtype": at.real_dtype}

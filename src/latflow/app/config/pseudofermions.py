@@ -73,9 +73,9 @@ class Factorised(_Pseudofermions):
     """An incomplete block LU factorisation of the Dirac operator that keeps what is within `reach` of lattice distance, whose
     determinant is known: nothing to train. "complete" keeps everything, at the cost of the exact determinant.
 
-    The sites are eliminated in the `order` "nested" (half of the time slices first, then half of the rest, and so on; `reach`
-    may then be a list, the reach of every step, the last for all further ones), "pairs" (even time slices first) or
-    "natural"."""
+    The sites are eliminated in the `order` "nested" (a hierarchy of coarser and coarser lattices, the finest first, each in
+    2^Nd - 1 classes of sites; `reach` may then be a list, one for every class, the last for all further ones), "pairs" (even
+    time slices first) or "natural" (slice after slice)."""
 
     kind: Literal["factorised"]
     reach: Reach = (4, 8, 10, 12, 16)
@@ -111,6 +111,16 @@ class Network(_Pseudofermions):
         theory = sections.get("theory")
         if theory is not None and theory.kind == "phi4":
             yield "kind", 'a scalar field transports nothing; use "gaussian" or "factorised"'
+        multiple = {"alternating": 2, "rotating": 6}.get(self.partition, 1)
+        if self.layers % multiple:
+            yield (
+                "layers",
+                f'must be a multiple of {multiple}, the partitions that "{self.partition}" takes in turn, got {self.layers}',
+            )
+        if self.partition == "rotating" and theory is not None and len(theory.lattice) != 4:
+            yield "partition", '"rotating" is for four dimensions; use "alternating"'
+        if not self.hidden:
+            yield "hidden", "at least one layer of channels is needed, e.g. [16]"
         if self.kernel_size % 2 == 0:
             yield "kernel_size", f"must be odd, got {self.kernel_size}"
         if self.even_odd and self.n_pt is not None and self.n_pt < 2:

@@ -20,7 +20,8 @@ class Train(Section):
     few steps, for flows of few parameters such as "continuous" and "residual-sweeps"; `damping` is relative to the diagonal of
     its normal equations. `stage` says what of a joint model with [pseudofermions] moves: everything, or the flow of the gauge
     field ("marginal") or those of the pseudofermions ("conditional") while the other stays as it is. With `evaluate` > 0 every
-    line of the log has the ESS of that many fresh configurations, with pseudofermions also that with the exact determinant.
+    line of the log has the ESS of that many fresh configurations, with one pseudofermion per monomial where there are any, then
+    also that with the exact determinant.
     `epsilon` is that of Adam."""
 
     steps: NonNegative = 1000
@@ -77,7 +78,7 @@ class Train(Section):
         joint, trains = drawn is not None and drawn.kind != "none", drawn is not None and drawn.trains
         if not joint and self.stage != "joint":
             yield "stage", "is for joint models, and there are no [pseudofermions]; leave this key out"
-        if trains and self.stage != "marginal" and self.estimator not in ("path", "plain"):
+        if joint and self.steps and self.stage != "marginal" and self.estimator not in ("path", "plain"):
             yield "estimator", f'a joint model is trained with "path" or "plain", not "{self.estimator}"'
         if flow is not None and flow.kind == "identity" and not trains and self.start_from is not None:
             yield "start_from", "the identity flow has no parameters to start from; leave this out"

@@ -41,14 +41,28 @@ class Figure:
     compares_with_hmc: bool = False
 
 
-# Layers, batch sizes and steps of the papers. The networks of S1, S3 and S4 act on top of the incomplete factorisation; those
-# of the comparison of preconditionings act alone, as in the paper, where the budget of minutes compares factorisations.
+# Monomials, layers, batch sizes, steps and optimisers of the papers (2207.08945, appendix on training; 2208.03832, Sec. 3).
+# Gauge fields come from the exact prior or the heatbath in place of the papers' flows. The networks of S1, S3 and S4 act on top
+# of the incomplete factorisation; those of the comparison of preconditionings act alone, as in the paper, where the budget of
+# minutes compares factorisations.
+def _optimiser(rate: float, epsilon: float, halved_every: int) -> tuple[str, ...]:
+    return (
+        "train.optimizer=adamw",
+        f"train.learning_rate={rate}",
+        f"train.epsilon={epsilon}",
+        "train.schedule=step",
+        f"train.decay_every={halved_every}",
+    )
+
+
 _S1 = Part(
     "schwinger-l16",
     "reproduce-schwinger",
     paper=(
+        "pseudofermions.hasenbusch=[0.001, 0.01, 0.05]",
         "pseudofermions.layers=32",
         "pseudofermions.n_pt=6",
+        *_optimiser(7e-4, 0.02, 20000),
         "train.steps=50000",
         "train.batch_size=1344",
         "train.log_every=250",
@@ -66,6 +80,7 @@ _S3 = Part(
         "pseudofermions.n_pt=6",
         "pseudofermions.features=4",
         "pseudofermions.partition=alternating",
+        *_optimiser(5e-4, 0.01, 10000),
         "train.steps=54000",
         "train.batch_size=576",
         "train.evaluate=2048",
@@ -85,6 +100,10 @@ _S4 = Part(
         "pseudofermions.partition=rotating",
         "pseudofermions.gain=0.3",
         "pseudofermions.bias_std=0.05",
+        "pseudofermions.draws=64",
+        "train.learning_rate=1e-4",
+        "train.clip_norm=10.0",
+        "train.clip_value=0.1",
         "train.steps=61000",
         "train.batch_size=640",
         "train.log_every=500",
@@ -112,9 +131,7 @@ _S2 = tuple(
             f"pseudofermions.n_pt={3 if label == 'none' else 6}",
             "train.steps=30000",
             "train.batch_size=4096",
-            "train.learning_rate=5e-4",
-            "train.schedule=step",
-            "train.decay_every=10000",
+            *_optimiser(5e-4, 0.02, 10000),
             "train.log_every=250",
             "train.evaluate=4096",
         ),

@@ -15,6 +15,7 @@ from jaxtyping import PRNGKeyArray
 from latflow.actions import AbstractAction
 from latflow.app import builders
 from latflow.app.analysis import Analysis
+from latflow.app.builders.pseudofermions import STREAM
 from latflow.app.config import Config
 from latflow.app.output import Output
 from latflow.app.progress import Progress
@@ -22,7 +23,7 @@ from latflow.app.run_directory import RunDirectory
 from latflow.interrupt import StopRequested
 
 # Every stream of random numbers is the run's key folded with its own constant, so stages can be redone on their own.
-STREAMS = {"model": 0, "train": 1, "sample": 2, "metropolis": 3, "baseline": 4, "prior": 5}
+STREAMS = {"model": 0, "train": 1, "sample": 2, "metropolis": 3, "baseline": 4, "prior": 5, "conditionals": STREAM}
 
 
 @dataclasses.dataclass

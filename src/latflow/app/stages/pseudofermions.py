@@ -25,8 +25,8 @@ from latflow.statistics.draws import averaged
 _BATCHES, _DRAWS = 4, 8
 _COLUMNS = ("log_q", "action", "log_det_estimates")
 _MOST = 64
-# Of the spectra: configurations, and rows of the largest matrix that is diagonalised.
-_SPECTRA, _ROWS = 32, 512
+# Of the spectra: (rows of the matrix that is diagonalised at most, configurations).
+_SPECTRA = ((512, 32), (1536, 4))
 
 
 def target(context: Context, model: Any) -> Any:
@@ -75,7 +75,7 @@ def _pilot(context: Context, model: JointModel) -> dict[str, Any]:
             took = []
             for i in range(_BATCHES):
                 begin = time.monotonic()
-                drawn = draw_batch(model, action, observables, jax.random.fold_in(key, i), i * size, size)
+                drawn = draw_batch(model, action, observables, jax.random.fold_in(key, i), size)
                 took.append(time.monotonic() - begin)
                 if number == _DRAWS:
                     rows.append(
@@ -87,6 +87,11 @@ def _pilot(context: Context, model: JointModel) -> dict[str, Any]:
     joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     estimates = joined["log_det_estimates"]
     total = -joined["action"] - joined["log_q"]
+    if not np.isfinite(total).any():
+        raise LatflowError(
+            f"none of the {total.size} proposals of the pilot run has a finite weight",
+            "raise pseudofermions.max_iterations, or give pseudofermions.draws as a number to see them in the ensemble",
+        )
     rest = total - averaged(estimates, np.arange(_DRAWS))
     fit = fit_draws(ess_of_draws(rest, estimates))
     assert fit is not None
@@ -95,7 +100,7 @@ def _pilot(context: Context, model: JointModel) -> dict[str, Any]:
     number = best_number(fit, configuration, draw, _MOST)
     return {
         "draws": number,
-        "ess": fit.ess / (1 + max(fit.C, 0.0) / number),
+        "ess": fit.ess / (1 + fit.C / number),
         "ess_limit": fit.ess,
         "C": fit.C,
         "seconds_per_configuration": configuration,
@@ -118,10 +123,13 @@ def spectra(context: Context, model: Any) -> list[dict[str, Any]] | None:
     action = context.action
     if not isinstance(action, JointTarget) or not isinstance(model, JointModel):
         return None
-    if action.monomials[0].rows > _ROWS:
+    rows = action.monomials[0].rows
+    number = next((number for most, number in _SPECTRA if rows <= most), None)
+    if number is None:
+        context.output.note(f"sample    the spectra of the conditional flows are left out: matrices of {rows} rows")
         return None
-    context.output.note(f"sample    spectra of the conditional flows on {_SPECTRA} configurations")
-    fields, _ = model.draw(jax.random.fold_in(context.key("sample"), 2**31 - 2), _SPECTRA)
+    context.output.note(f"sample    spectra of the conditional flows on {number} configurations")
+    fields, _ = model.draw(jax.random.fold_in(context.key("sample"), 2**31 - 2), number)
     found = []
     for monomial, each in zip(action.monomials, _spectra(model, action, fields), strict=True):
         smallest, largest, condition, moment = (np.asarray(column, np.float64) for column in each)

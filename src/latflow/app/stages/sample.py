@@ -27,6 +27,8 @@ def sample(context: Context) -> dict[str, Any]:
     done = _drawn(context, fingerprint)
     if done < config.num_samples:
         run.provenance.update("sample", complete=False)
+        action = pseudofermions.target(context, model)  # may make a pilot run
+        spectra = _spectra(context, model)
         with context.timed("sample") as timer, context.progress("sample", config.num_samples, done) as progress:
 
             def on_progress(drawn: int, total: int) -> None:
@@ -35,7 +37,7 @@ def sample(context: Context) -> dict[str, Any]:
 
             draw_proposals(
                 model,
-                pseudofermions.target(context, model),
+                action,
                 functions(context.config, context.action),
                 run.ensemble,
                 context.key("sample"),
@@ -47,6 +49,7 @@ def sample(context: Context) -> dict[str, Any]:
                     "recipe": context.config.name,
                     "prior": prior.facts(context),
                     "tuned": tuning.facts(context),
+                    "spectra": spectra,
                 },
                 save_configurations=config.save_configurations,
                 max_audit=config.max_audit,
@@ -56,11 +59,18 @@ def sample(context: Context) -> dict[str, Any]:
             )
     else:
         context.output.note(f"sample    complete: {done} proposals")
-    known = run.provenance.stage("sample")
-    if context.config.is_joint and (not known.get("complete") or "spectra" not in known):
-        run.provenance.update("sample", spectra=pseudofermions.spectra(context, model))
     run.provenance.update("sample", complete=True, num_samples=config.num_samples)
     return _result(context)
+
+
+def _spectra(context: Context, model: Any) -> list[dict[str, Any]] | None:
+    """Of the conditional flows of a joint model, computed once."""
+    if not context.config.is_joint:
+        return None
+    known = context.run.provenance.stage("sample")
+    if "spectra" not in known:
+        context.run.provenance.update("sample", spectra=pseudofermions.spectra(context, model))
+    return context.run.provenance.stage("sample")["spectra"]
 
 
 def _source(context: Context) -> str:
@@ -84,6 +94,7 @@ def _drawn(context: Context, fingerprint: str) -> int:
         return rows
     context.output.note("sample    the model was trained further, or is integrated differently: the ensemble is drawn anew")
     path.unlink()
+    context.run.draws.unlink(missing_ok=True)
     context.run.provenance.forget("sample")
     return 0
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from latflow.actions import AbstractAction
 from latflow.app import builders
@@ -13,6 +15,7 @@ from latflow.app.analysis import usable
 from latflow.app.stages import models
 from latflow.app.stages.context import Context
 from latflow.app.stages.training_log import TrainingLog
+from latflow.models import JointTarget
 from latflow.samplers import weigh_proposals
 from latflow.statistics import effective_sample_size
 from latflow.training import TrainSettings, fit
@@ -85,11 +88,16 @@ def _evaluation(context: Context) -> Callable[[Any, int], dict[str, Any]] | None
     if not size:
         return None
     marginal = context.exact_action if not context.config.is_joint or builders.has_exact_determinant(context.config) else None
-    key = jax.random.fold_in(context.key("train"), 2**31 - 1)
+    key, action = jax.random.fold_in(context.key("train"), 2**31 - 1), context.action
+    if isinstance(action, JointTarget):
+        action = dataclasses.replace(action, draws=1)
 
     def evaluate(model: Any, step: int) -> dict[str, Any]:
-        found = weigh_proposals(model, context.action, jax.random.fold_in(key, step), size, marginal=marginal)
-        return {f"{name}_ess": effective_sample_size(usable(log_weight)) for name, log_weight in found.items()}
+        found = weigh_proposals(model, action, jax.random.fold_in(key, step), size, marginal=marginal)
+        return {
+            f"{name}_ess": effective_sample_size(usable(log_weight)) if np.isfinite(log_weight).any() else 0.0
+            for name, log_weight in found.items()
+        }
 
     return evaluate
 

@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from latflow.actions import AbstractAction
+from latflow.actions import AbstractAction, TooLarge
 from latflow.app import builders
 from latflow.app.config.prior import ExactPrior
 from latflow.app.stages.context import Context
@@ -48,6 +48,13 @@ def tuned(context: Context) -> Tuned:
     if path.exists():
         return _read(context)
     context.run.provenance.update("prior", complete=False)
+    try:
+        context.exact_action  # noqa: B018  (refused where the matrix is too large)
+    except TooLarge as error:
+        raise LatflowError(
+            f"the prior is tuned with exact determinants, and {error.cause}",
+            "give prior.beta as a number and leave prior.learn at 0",
+        ) from error
     with context.timed("prior") as timer:
         beta, facts = _coupling(context, config)
         timer.save()
