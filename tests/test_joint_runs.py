@@ -212,9 +212,9 @@ def test_mistakes_are_named(changes, message):
 
 def test_failed_solves_are_named(where):
     """They are counted and the remedy is given, in the pilot run as afterwards."""
-    untrained = ("pseudofermions.kind=factorised", "pseudofermions.reach=0", "train.steps=0", "train.evaluate=0")
+    untrained = ("pseudofermions.kind=gaussian", "train.steps=0", "train.evaluate=0")
     small = ("sample.num_samples=64", "sample.batch_size=32", "baseline.kind=none")
-    few = (*untrained, *small, "pseudofermions.tol=1e-12", "pseudofermions.max_iterations=9")
+    few = (*untrained, *small, "pseudofermions.max_iterations=13")
     with pytest.raises(LatflowError, match=r"pilot run has a finite weight.*max_iterations"):
         _do("run", where / "tiny.toml", where / "none", *few, "pseudofermions.max_iterations=2")
     _do("run", where / "tiny.toml", where / "failed", *few, "pseudofermions.draws=2")

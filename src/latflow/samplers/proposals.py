@@ -103,8 +103,11 @@ def draw_proposals(
             rows["chain_index"] = np.asarray(chain.chain_index, np.int64)
             rows["accepted"] = np.asarray(chain.accepted)
             if batch == 0 and not np.isfinite(log_weight).any():
+                failed = "log_det_estimates" in rows and not np.isfinite(rows["log_det_estimates"]).any((1, 2)).any()
                 raise LatflowError(
-                    f"none of the first {len(log_weight)} proposals has a finite weight", "train the model longer or anew"
+                    f"none of the first {len(log_weight)} proposals has a finite weight"
+                    + (", since no solve for pseudofermions converged" if failed else ""),
+                    "raise max_iterations" if failed else "train the model longer or anew",
                 )
             file.append(rows)
             position = _position(file)
