@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
+from inner_runs import do, summary_of
 
 from latflow.app.config import ConfigError, validate
-from latflow.app.output import Output
-from latflow.app.session import execute
 from latflow.errors import LatflowError
 from latflow.io.ensemble import EnsembleFile
 
@@ -58,21 +55,12 @@ RAW = {
 def run(tmp_path_factory):
     where = tmp_path_factory.mktemp("fermions")
     (where / "tiny.toml").write_text(TINY)
-    _do("run", where / "tiny.toml", where / "run")
+    do("run", where / "tiny.toml", where / "run")
     return where / "run"
 
 
-def _do(command, target, out, *overrides):
-    with Output(True, True).guard() as output:
-        execute(command, str(target), list(overrides), out, False, output)
-
-
-def _summary(run):
-    return json.loads((run / "observables.json").read_text())["description"]["latflow"]
-
-
 def test_resampled_prior_and_pseudofermion_hmc_agree(run):
-    summary = _summary(run)
+    summary = summary_of(run)
     tuned = summary["tuned_prior"]
     assert tuned["beta"] > 1.0  # fermions order the plaquettes
     assert summary["ess"]["value"] > 0.9 > tuned["ess_before"]
@@ -88,21 +76,21 @@ def test_resampled_prior_and_pseudofermion_hmc_agree(run):
 
 
 def test_a_run_continues_and_a_lost_prior_is_made_again(run):
-    before = _summary(run)
+    before = summary_of(run)
     with EnsembleFile.open(run / "ensemble.h5") as file:
         action = file.read("action")
     (run / "prior.json").unlink()
-    _do("run", run, run, "sample.num_samples=2560")
+    do("run", run, run, "sample.num_samples=2560")
     with EnsembleFile.open(run / "ensemble.h5") as file:
         np.testing.assert_array_equal(file.read("action")[:2048], action)
-    assert _summary(run)["tuned_prior"] == before["tuned_prior"]
+    assert summary_of(run)["tuned_prior"] == before["tuned_prior"]
 
 
 def test_a_damaged_prior_is_named(run):
     text = (run / "prior.json").read_text()
     (run / "prior.json").write_text(text[: len(text) // 2])
     with pytest.raises(LatflowError, match="is damaged"):
-        _do("sample", run, run, "sample.num_samples=3072")
+        do("sample", run, run, "sample.num_samples=3072")
     (run / "prior.json").write_text(text)
 
 
@@ -115,8 +103,8 @@ def test_baseline_alone_with_one_flavour(tmp_path):
     """One flavour: the determinant in HMC, and means over the sign."""
     (tmp_path / "one.toml").write_text(TINY.replace("kappa = 0.22", "kappa = 0.22\nflavours = 1"))
     overrides = ["flow.kind=none", "baseline.fermions=determinant", "baseline.trajectories=20", "baseline.chains=4"]
-    _do("run", tmp_path / "one.toml", tmp_path / "run", *overrides)
-    rows = _summary(tmp_path / "run")["observables"]
+    do("run", tmp_path / "one.toml", tmp_path / "run", *overrides)
+    rows = summary_of(tmp_path / "run")["observables"]
     assert abs(rows["det_sign"]["baseline"]["value"]) <= 1
     assert 0 < rows["plaquette"]["baseline"]["value"] < 1
     assert not (tmp_path / "run" / "ensemble.h5").exists()

@@ -7,13 +7,13 @@ import json
 
 import numpy as np
 import pytest
+from inner_runs import do, summary_of
 from safetensors.numpy import load_file
 
 from latflow.app.config import ConfigError, validate
 from latflow.app.output import Output
 from latflow.app.reproduce import figures, reproduce
 from latflow.app.reproduce.figures import FIGURES, Part
-from latflow.app.session import execute
 from latflow.errors import LatflowError, MismatchError
 from latflow.io.ensemble import EnsembleFile
 from latflow.statistics.draws import averaged
@@ -78,22 +78,13 @@ RAW = {
 def where(tmp_path_factory):
     where = tmp_path_factory.mktemp("joint")
     (where / "tiny.toml").write_text(TINY)
-    _do("run", where / "tiny.toml", where / "run")
+    do("run", where / "tiny.toml", where / "run")
     return where
-
-
-def _do(command, target, out, *overrides):
-    with Output(True, True).guard() as output:
-        execute(command, str(target), list(overrides), out, False, output)
-
-
-def _summary(run):
-    return json.loads((run / "observables.json").read_text())["description"]["latflow"]
 
 
 def test_a_joint_run(where):
     run = where / "run"
-    summary, chosen = _summary(run), json.loads((run / "draws.json").read_text())
+    summary, chosen = summary_of(run), json.loads((run / "draws.json").read_text())
     found = summary["pseudofermions"]
     assert found["draws"] == chosen["draws"] and found["monomials"] == 2 and found["failed"] == 0
     assert chosen["seconds_per_configuration"] > 0 < chosen["seconds_per_draw"]
@@ -116,15 +107,15 @@ def test_resumes_with_the_same_draws(where):
     with EnsembleFile.open(run / "ensemble.h5") as file:
         before = file.read("action")
     stamp = (run / "draws.json").stat().st_mtime_ns
-    _do("sample", where / "tiny.toml", run, "sample.num_samples=640")
+    do("sample", where / "tiny.toml", run, "sample.num_samples=640")
     with EnsembleFile.open(run / "ensemble.h5") as file:
         assert np.array_equal(file.read("action")[:512], before) and file.n_committed == 640
     assert (run / "draws.json").stat().st_mtime_ns == stamp
     with pytest.raises(MismatchError, match="arrangement"):
-        _do("sample", where / "tiny.toml", run, "pseudofermions.arrangement=orthogonal")
+        do("sample", where / "tiny.toml", run, "pseudofermions.arrangement=orthogonal")
     (run / "draws.json").write_text("{}")
     with pytest.raises(LatflowError, match=r"draws.json is damaged"):
-        _do("sample", where / "tiny.toml", run, "sample.num_samples=700")
+        do("sample", where / "tiny.toml", run, "sample.num_samples=700")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +131,7 @@ def test_a_conditional_flow_is_for_one_operator(where, setting, named):
     """Refused by name, as the model of the run and as where a training starts."""
     start = f'train.start_from="{where / "run"}"'
     with pytest.raises(MismatchError, match=named):
-        _do("train", where / "tiny.toml", where / f"other-{named}", setting, start)
+        do("train", where / "tiny.toml", where / f"other-{named}", setting, start)
 
 
 FLOW = ("flow.kind=u1-coupling", "flow.mask=stripes", "flow.blocks=1", "flow.hidden=[4]", "flow.bins=4", "baseline.kind=none")
@@ -154,16 +145,16 @@ def test_stage_after_stage(where):
     """A flow of the gauge field, trained with the exact determinant, is frozen in the joint model that starts from it."""
     alone, staged = where / "alone", where / "staged"
     tiny = where / "tiny.toml"
-    _do("train", tiny, alone, *FLOW, "pseudofermions.kind=none", "train.evaluate=0")
+    do("train", tiny, alone, *FLOW, "pseudofermions.kind=none", "train.evaluate=0")
     start = (*FLOW, f'train.start_from="{alone}"', "train.evaluate=0")
-    _do("train", tiny, staged, *start, "train.stage=conditional")
+    do("train", tiny, staged, *start, "train.stage=conditional")
     before, after = _tensors(alone), _tensors(staged)
     kept = {name: value for name, value in after.items() if "marginal" in name}
     assert len(kept) == len(before) < len(after)
     for (_, ours), (_, theirs) in zip(sorted(kept.items()), sorted(before.items()), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(MismatchError, match="bins"):
-        _do("train", tiny, where / "staged-no", *start, "flow.bins=6")
+        do("train", tiny, where / "staged-no", *start, "flow.bins=6")
 
 
 def test_conditionals_on_a_stored_ensemble(where):
@@ -176,8 +167,8 @@ def test_conditionals_on_a_stored_ensemble(where):
         "prior.thermalisation=5",
         "prior.separation=1",
     )
-    _do("run", where / "tiny.toml", run, *settings, "sample.num_samples=128", "sample.batch_size=64", "pseudofermions.draws=2")
-    summary = _summary(run)
+    do("run", where / "tiny.toml", run, *settings, "sample.num_samples=128", "sample.batch_size=64", "pseudofermions.draws=2")
+    summary = summary_of(run)
     assert summary["prior"]["kind"] == "ensemble" and 0 < summary["ess"]["value"] <= 1
     with EnsembleFile.open(run / "ensemble.h5") as file:
         log_weight, estimates = -file.read("action") - file.read("log_q"), file.read("log_det_estimates")
@@ -216,9 +207,9 @@ def test_failed_solves_are_named(where):
     small = ("sample.num_samples=64", "sample.batch_size=32", "baseline.kind=none")
     few = (*untrained, *small, "pseudofermions.max_iterations=13")
     with pytest.raises(LatflowError, match=r"pilot run has a finite weight.*max_iterations"):
-        _do("run", where / "tiny.toml", where / "none", *few, "pseudofermions.max_iterations=2")
-    _do("run", where / "tiny.toml", where / "failed", *few, "pseudofermions.draws=2")
-    summary = _summary(where / "failed")
+        do("run", where / "tiny.toml", where / "none", *few, "pseudofermions.max_iterations=2")
+    do("run", where / "tiny.toml", where / "failed", *few, "pseudofermions.draws=2")
+    summary = summary_of(where / "failed")
     failed = summary["pseudofermions"]["failed"]
     assert 0 < failed < 256
     assert any(w.startswith(f"{failed} solves for pseudofermions") and "max_iterations" in w for w in summary["warnings"])
