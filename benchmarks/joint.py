@@ -1,6 +1,6 @@
 """Cost of joint models against the volume, two-dimensional U(1) at beta 2, kappa 0.265.
 
-    python benchmarks/joint.py [--quick] [--reach R ...] [--masses M ...] [--draws N]
+    python benchmarks/joint.py [--quick] [--reach R ...] [--masses M ...] [--draws N] [--batch B]
 
 times, per configuration of L x L in batches, the exact draw of the gauge field, the incomplete factorisation with the
 determinant it has, and one pseudofermion per monomial with its solve and weight; and the exact determinant beside it. Prints
@@ -28,7 +28,7 @@ from latflow.lattice import Geometry
 from latflow.models import ExactPrior, FlowModel, JointModel, JointTarget, weigh
 
 BETA, PRIOR_BETA, KAPPA = 2.0, 2.25, 0.265
-BATCHES = {8: 256, 16: 64, 32: 16, 64: 4}
+SIZES = (8, 16, 32, 64)
 DENSE = 32  # determinants up to here
 
 
@@ -50,7 +50,7 @@ def costs(L: int, batch: int, masses: tuple[float, ...], reach: tuple[int, ...],
 
     def weighing(number: int):
         action = dataclasses.replace(target, draws=number)
-        return eqx.filter_jit(jax.vmap(lambda key, field: weigh(model, action, key, field).log_weight, in_axes=(0, -1)))
+        return eqx.filter_jit(jax.vmap(lambda key, field: weigh(model, action, key, field)[:2], in_axes=(0, -1)))
 
     times = {
         "draw": seconds(draw, key, runs=3),
@@ -61,7 +61,8 @@ def costs(L: int, batch: int, masses: tuple[float, ...], reach: tuple[int, ...],
     if L <= DENSE:
         determinant = Determinant(fermion)
         times["determinant"] = seconds(jax.jit(jax.vmap(determinant, in_axes=-1)), fields, runs=3)
-    return {name: 1000 * value / batch for name, value in times.items()}
+    iterations = weighing(1)(keys, fields)[1].max()  # the batch goes on until the last one is there
+    return {**{f"{name}, ms": 1000 * value / batch for name, value in times.items()}, "iterations": float(iterations)}
 
 
 def main() -> None:
@@ -70,19 +71,20 @@ def main() -> None:
     parser.add_argument("--reach", type=int, nargs="*", default=[4, 8, 10, 12, 16])
     parser.add_argument("--masses", type=float, nargs="*", default=[])
     parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=32)
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    sizes = [L for L in BATCHES if L <= 16 or not options.quick]
-    print(f"reach {options.reach}, masses {options.masses}, load {os.getloadavg()[0]:.1f}")
-    table = {L: costs(L, BATCHES[L], tuple(options.masses), tuple(options.reach), options.draws) for L in sizes}
+    sizes = [L for L in SIZES if L <= 16 or not options.quick]
+    print(f"reach {options.reach}, masses {options.masses}, batches of {options.batch}, load {os.getloadavg()[0]:.1f}")
+    table = {L: costs(L, options.batch, tuple(options.masses), tuple(options.reach), options.draws) for L in sizes}
     names = list(table[sizes[0]])
-    print("| L | batch | " + " | ".join(f"{name}, ms" for name in names) + " |")
-    print("|---" * (len(names) + 2) + "|")
+    print("| L | " + " | ".join(names) + " |")
+    print("|---" * (len(names) + 1) + "|")
     for L, row in table.items():
-        print(f"| {L} | {BATCHES[L]} | " + " | ".join(f"{row[name]:.3g}" if name in row else "-" for name in names) + " |")
+        print(f"| {L} | " + " | ".join(f"{row[name]:.3g}" if name in row else "-" for name in names) + " |")
     for name in names:
         large = [L for L in sizes if L >= 16 and name in table[L]]
-        if len(large) > 1:
+        if len(large) > 1 and name.endswith("ms"):
             power = np.polyfit(2 * np.log(large), np.log([table[L][name] for L in large]), 1)[0]
             print(f"{name}: V^{power:.2f}")
 
