@@ -315,14 +315,16 @@ def test_solves_that_do_not_converge_are_rejected_counted_and_reported(tmp_path)
     summary = run_chain(kernel, fields, tmp_path / "chain.h5", jax.random.key(0), 4, measure_every=2)
     with EnsembleFile.open(tmp_path / "chain.h5") as file:
         data = {
-            name: file.read(name) for name in ("solver_iterations", "solver_failures", "acceptance", "non_finite", "action")
+            name: file.read(name)
+            for name in ("solver_iterations", "solver_failures", "solver_residual", "acceptance", "non_finite", "action")
         }
     np.testing.assert_array_equal(data["solver_failures"], [[0, 2], [0, 2]])
     np.testing.assert_array_equal(data["non_finite"], data["solver_failures"])
+    assert np.all(data["solver_residual"][:, 0] == 0) and np.all(data["solver_residual"][:, 1] > 1e-8)
     assert summary.non_finite == 4 and np.all(data["acceptance"][:, 1] == 0) and np.all(data["acceptance"][:, 0] > 0)
     assert np.all(data["action"][:, 1] == data["action"][0, 1]) and np.all(data["solver_iterations"] > 1)
     hopeless = eqx.tree_at(lambda k: k.step_size, kernel, jnp.asarray(0.02))
-    with pytest.raises(LatflowError, match="did not converge: allow more iterations"):
+    with pytest.raises(LatflowError, match=r"did not converge, with relative residuals up to \d.*: allow more iterations"):
         run_chain(hopeless, fields[jnp.array([1, 1])], tmp_path / "hopeless.h5", jax.random.key(0), 4)
 
 

@@ -22,7 +22,8 @@ class Info(NamedTuple):
     """Diagnostics of one step. `acceptance` is the acceptance probability (or fraction, for local updates) in [0, 1].
 
     Kernels that solve linear systems also report `solver_iterations`, the mean number of iterations per solve in float64, and
-    `solver_failed`, whether any solve did not converge; such a step is rejected and not `finite`.
+    `solver_failed`, whether any solve did not converge; such a step is rejected and not `finite`. `solver_residual` is the
+    largest relative residual of the solves that did not, zero if there are none.
     """
 
     acceptance: Float[Array, ""]
@@ -31,6 +32,7 @@ class Info(NamedTuple):
     finite: Bool[Array, ""]
     solver_iterations: Float[Array, ""] | None = None
     solver_failed: Bool[Array, ""] | None = None
+    solver_residual: Float[Array, ""] | None = None
 
 
 class AbstractKernel(eqx.Module):

@@ -18,26 +18,34 @@ Field = Inexact[Array, "..."]
 
 
 class Tally(eqx.Module):
-    """Linear solves: their iterations and number, in float64, and whether all converged."""
+    """Linear solves: their iterations and number, in float64, whether all converged, and the largest relative residual of those
+    that did not, zero if there are none."""
 
     iterations: Float[Array, "..."]
     solves: Float[Array, "..."]
     converged: Bool[Array, "..."]
+    residual: Float[Array, "..."]
 
     @classmethod
     def of(cls, info: SolveInfo | None = None) -> Tally:
         """One solve, or none."""
         zero = jnp.zeros((), working_dtype())
         if info is None:
-            return cls(zero, zero, jnp.asarray(True))
-        return cls(info.iterations.astype(zero.dtype), zero + 1, info.converged)
+            return cls(zero, zero, jnp.asarray(True), zero)
+        residual = jnp.where(jnp.isfinite(info.residual), info.residual, jnp.inf).astype(zero.dtype)
+        return cls(info.iterations.astype(zero.dtype), zero + 1, info.converged, jnp.where(info.converged, zero, residual))
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(self.iterations + other.iterations, self.solves + other.solves, self.converged & other.converged)
+        return Tally(
+            self.iterations + other.iterations,
+            self.solves + other.solves,
+            self.converged & other.converged,
+            jnp.maximum(self.residual, other.residual),
+        )
 
     def sum(self) -> Tally:
         """Of a batch, the whole."""
-        return Tally(jnp.sum(self.iterations), jnp.sum(self.solves), jnp.all(self.converged))
+        return Tally(jnp.sum(self.iterations), jnp.sum(self.solves), jnp.all(self.converged), jnp.max(self.residual))
 
     @property
     def mean(self) -> Float[Array, "..."]:

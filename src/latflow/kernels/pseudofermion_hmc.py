@@ -208,7 +208,7 @@ class PseudofermionHMC(AbstractKernel):
         accepted = jax.random.uniform(accept_key, (), delta.dtype) < acceptance
         proposal = State(group.reunitarise(end.field)[0], end.action)
         state = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), proposal, state)
-        return state, Info(acceptance, accepted, delta, finite, tally.mean, ~tally.converged)
+        return state, Info(acceptance, accepted, delta, finite, tally.mean, ~tally.converged, tally.residual)
 
     def heatbath(self, key: PRNGKeyArray, field: Field) -> tuple[Drawn, Tally]:
         """(for every monomial one pseudofermion per pair of flavours, the solves this took)."""

@@ -55,10 +55,10 @@ def run_chain(
 
     After `thermalisation` steps that leave no trace, every `measure_every`-th step makes a row: `action`, `acceptance` (mean
     over the steps since the last row), `delta_action` (of the last step), `non_finite` (steps), and of kernels with solvers
-    `solver_iterations` (per solve, mean over the steps) and `solver_failures` (steps), each (chains,), and
-    `measurements/<name>` (chains, ...) for each of `observables` (functions of one configuration; of one that returns
-    {name: value}, for each of its entries). With `save_every` = k > 0 every k-th row also has its `configurations`
-    (chains, *field).
+    `solver_iterations` (per solve, mean over the steps), `solver_failures` (steps) and `solver_residual` (the largest relative
+    residual of those that failed), each (chains,), and `measurements/<name>` (chains, ...) for each of `observables` (functions
+    of one configuration; of one that returns {name: value}, for each of its entries). With `save_every` = k > 0 every k-th row
+    also has its `configurations` (chains, *field).
 
     Step i draws from `fold_in(key, i)`, and every block of steps runs in the same compiled program. The file also holds the
     arrays and numbers of the kernel (such as a tuned step size) and of its state as of the last row; an existing file is
@@ -139,8 +139,10 @@ class _Advance:
         if records["non_finite"].sum() == per_row * records["non_finite"].size:
             steps = f"every step from {step} to {step + rows * per_row}"
             if "solver_failures" in records and np.array_equal(records["solver_failures"], records["non_finite"]):
+                worst = float(records["solver_residual"].max())
                 raise LatflowError(
-                    f"{steps} met a linear solve that did not converge", "allow more iterations or a larger mass"
+                    f"{steps} met a linear solve that did not converge, with relative residuals up to {worst:.1e}",
+                    "allow more iterations (max_iterations) or a larger mass",
                 )
             raise LatflowError(
                 f"{steps} met non-finite numbers", "use a smaller step size, or start from another configuration"
@@ -199,13 +201,15 @@ def _block(
 
 
 class _Counts(NamedTuple):
-    """Of the steps since the last row, each (chains,): sums, but the last `delta_action`. Solvers: see `Info`."""
+    """Of the steps since the last row, each (chains,): sums, the last `delta_action`, the largest `solver_residual`. For solvers
+    see `Info`."""
 
     acceptance: Array
     delta_action: Array
     non_finite: Array
     solver_iterations: Array | None
     solver_failures: Array | None
+    solver_residual: Array | None
 
     def and_of(self, info: Info) -> _Counts:
         """With those of one more step."""
@@ -215,6 +219,7 @@ class _Counts(NamedTuple):
             self.non_finite + ~info.finite,
             _added(self.solver_iterations, info.solver_iterations),
             _added(self.solver_failures, info.solver_failed),
+            _larger(self.solver_residual, info.solver_residual),
         )
 
     def over(self, steps: Array) -> _Counts:
@@ -230,6 +235,10 @@ def _added(total: Array | None, more: Array | None) -> Array | None:
     return None if total is None or more is None else total + more
 
 
+def _larger(most: Array | None, other: Array | None) -> Array | None:
+    return None if most is None or other is None else jnp.maximum(most, other)
+
+
 def _blank_info(kernel: AbstractKernel, states: PyTree) -> _Counts:
     """Zeros."""
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[:-1], leaf.dtype), states)
@@ -242,6 +251,7 @@ def _blank_info(kernel: AbstractKernel, states: PyTree) -> _Counts:
         count,
         None if info.solver_iterations is None else jnp.zeros(chains, info.solver_iterations.dtype),
         None if info.solver_failed is None else count,
+        None if info.solver_residual is None else jnp.zeros(chains, info.solver_residual.dtype),
     )
 
 

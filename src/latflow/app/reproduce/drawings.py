@@ -150,7 +150,10 @@ def preconditionings(runs: Mapping[str, RunData]) -> Drawn:
             svg = drawing.svg(slug)
         caption = ", ".join(f"{label} {uncertain(v, e)}" for label, v, e in zip(labels, values, errors, strict=True))
         panels.append(Panel(slug, title, svg, f"{title}: {caption}", caption + "."))
-        rows += [(f"{title[0].lower()}{title[1:]}: {label}", "", uncertain(v, e)) for label, v, e in zip(labels, values, errors, strict=True)]
+        rows += [
+            (f"{title[0].lower()}{title[1:]}: {label}", "", uncertain(v, e))
+            for label, v, e in zip(labels, values, errors, strict=True)
+        ]
     rows += [_worth(label, run) for label, run in zip(labels, runs.values(), strict=True)]
     order = [float(p.get("ess") or np.nan) for p in joint]
     rising = all(a < b for a, b in itertools.pairwise(order))
