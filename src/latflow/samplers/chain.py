@@ -201,8 +201,8 @@ def _block(
 
 
 class _Counts(NamedTuple):
-    """Of the steps since the last row, each (chains,): sums, the last `delta_action`, the largest `solver_residual`. For solvers
-    see `Info`."""
+    """Of the steps since the last row, each (chains,): sums, the last `delta_action`, the largest `solver_residual`. For
+    solvers see `Info`."""
 
     acceptance: Array
     delta_action: Array
