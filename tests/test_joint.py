@@ -25,6 +25,7 @@ from latflow.models import (
     JointTarget,
     gaussian_draws,
     log_estimate,
+    noise_key,
     spectrum_of,
     weigh,
 )
@@ -293,6 +294,13 @@ def test_ess_of_many_draws():
     assert fit_draws(points[:1]) is None
     with pytest.raises(ValueError, match="32 draws"):
         ess_of_draws(np.zeros(n), estimates, [32])
+
+
+def test_noise_has_a_key_of_its_own():
+    """None of those of the configurations, which `split` gives and which `fold_in` would give again."""
+    key = jax.random.key(3)
+    of_fields = np.asarray(jax.random.key_data(jax.random.split(key, 4096)))
+    assert not np.any(np.all(of_fields == np.asarray(jax.random.key_data(noise_key(key))), axis=1))
 
 
 def test_the_fit_keeps_its_bounds():
